@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -167,6 +166,19 @@ def write_elsewhere(base, limit):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
 
 
+def killed(base, seconds):
+    """Kill a process that writes a delta, some time after it began; a delta is there and whole, or absent."""
+    process = write_elsewhere(base, 2**30)
+    while not list(base.parent.glob(".writing-*/delta/requests.json")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.kill()
+    process.communicate()
+    for path in base.parent.glob("*.delta"):
+        Delta(path)
+
+
 @slow
 def test_a_full_disk_and_a_kill_leave_nothing(published, tmp_path):
     folder = tmp_path / "clicks"
@@ -174,13 +186,17 @@ def test_a_full_disk_and_a_kill_leave_nothing(published, tmp_path):
     full, errors = write_elsewhere(base, 10_000).communicate()  # less than the changed rows take
     assert full.startswith("delta: not written (") and "File too large" in full, (full, errors)
     assert [path.name for path in folder.iterdir()] == ["1"]
-    process = write_elsewhere(base, 2**30)
-    while not list(folder.glob(".writing-*/delta/requests.json")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not list(folder.glob("*.delta"))
+    killed(base, seconds=0.0)
     with workspace(folder / "version"):  # as the next one has it
         pass
     assert [path.name for path in folder.iterdir()] == ["1"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("moment", range(20))
+def test_a_kill_at_any_moment_leaves_a_delta_that_is_whole_or_absent(published, tmp_path, moment):
+    base = shutil.copytree(published[1], tmp_path / "clicks" / "1")
+    killed(base, seconds=0.5 * moment)
+    with workspace(base.parent / "version"):
+        pass
+    assert {path.suffix for path in base.parent.iterdir()} <= {"", ".delta"}
