@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -19,6 +20,7 @@ from keras_dlrm.schema.hashing import LARGEST
 from keras_dlrm.schema.open_vocabulary import WAYS
 from keras_dlrm.schema.packing import narrow, signed
 from keras_dlrm.schema.schema import Schema
+from keras_dlrm.sharding.active import current
 from keras_dlrm.sharding.stacking import Stack, Table
 
 if TYPE_CHECKING:
@@ -56,6 +58,11 @@ class OpenTables:
                 "EmbeddingCollection: an open vocabulary does not train in the scope of a strategy with replicas; shard its table "
                 "with a plan (kd.plan), or train in one process."
             )
+        if current() is not None and keras.backend.backend() == "jax":
+            raise ValueError(
+                "EmbeddingCollection: a plan does not shard the tables of open vocabularies on JAX, whose rows are on devices of "
+                "several processes; train on TensorFlow or torch, or in one process."
+            )
         self.schema, self.seed = schema, seed
         stored = {table.name: table for stack in stacks for table in stack.tables}
         self.tables: dict[str, OpenTable] = {}
@@ -82,17 +89,34 @@ class OpenTables:
         """Ids of a batch as codes of their rows; see `BeforeStep`."""
         codes = signed(ids)
         codes[codes < PADDING] = PADDING - 1  # out of range, and not the code of a row
+        # Each process assigns the ids of all processes in their order, so that all maps are one: that of the whole batch.
+        every, here, now = self._of_all(codes, rows.collection.sharded is not None and training)
         for name, each in self.tables.items():
             own = codes[:, each.places]
             asked = np.where(own >= 0, own, PADDING)
             if training:
-                slots, replaced = each.slots.assign(asked, None if each.seconds is None else int(time.time()))
+                slots, replaced = each.slots.assign(every[:, each.places], None if each.seconds is None else now)
+                slots = slots[here]
                 if len(replaced.slots):
                     rows.write(name, replaced.slots, self._fresh(each, rows.slots(name), replaced.after))
             else:
                 slots = each.slots.find(asked)
             codes[:, each.places] = np.where(own >= 0, row_code(slots), own)
         return narrow(self.schema.categorical, codes)
+
+    def _of_all(self, codes: np.ndarray, shared: bool) -> tuple[np.ndarray, slice, int]:
+        """Ids of a whole batch, of which each process has a part, this one's rows in it, and the time."""
+        asked, now = np.where(codes >= 0, codes, PADDING), int(time.time())
+        if not shared:
+            return asked, slice(None), now
+        from keras_dlrm.sharding import collectives, everyone  # not loaded by programs of one process
+
+        columns = np.concatenate([each.places for each in self.tables.values()])
+        gathered = everyone.arrays(np.concatenate([asked[:, columns].reshape(-1), [now]]))
+        first, processes = collectives.process_rank() * len(asked), len(gathered)
+        every = np.full((processes * len(asked), asked.shape[1]), PADDING, np.int64)
+        every[:, columns] = gathered[:, :-1].reshape(-1, len(columns))
+        return every, slice(first, first + len(asked)), int(gathered[:, -1].max())
 
     def _fresh(self, each: OpenTable, slots: Mapping[str, tuple[tuple[int, ...], float]], ids: np.ndarray) -> dict[str, np.ndarray]:
         """First values of the rows of new ids (n,), and of their optimizer slots."""

@@ -2,7 +2,8 @@
 
 `hybrid_program.py CASES FILE`, CASES being JSON: a list of `{"kinds", "rule", "weighted", "split", "uneven"}`, or with `"model"`
 and its `"arguments"` of another model than DLRM, with `"labels"` of several, some of which are missing, and with `"in_batch"`
-of a loss within the batch; without kinds tables are whole. Process 0 writes the file.
+of a loss within the batch, with `"open"` of an open vocabulary of column a; without kinds tables are whole. Process 0 writes the
+file.
 """
 
 import json
@@ -18,10 +19,10 @@ DIM = 8
 EVEN, UNEVEN = 24, 5
 
 
-def schema_of(weighted, label="label"):
+def schema_of(weighted, label="label", opened=None):
     """Uneven vocabularies, one-hot and multi-hot columns of each combiner, two that share a table."""
     columns = [
-        kd.Categorical("a", 50),
+        kd.Categorical("a", 50) if opened is None else kd.Categorical("a", open=kd.Open(**opened)),
         kd.Categorical("b", 7, hotness=3, combiner="mean"),
         kd.Categorical("c", 31, hotness=2),
         kd.Categorical("d", 31, hotness=2, table="c", combiner="sqrtn"),
@@ -34,7 +35,9 @@ def batches(schema, sizes):
     """The same in every process: ids repeat, and a fifth are padding."""
     rng = np.random.default_rng(0)
     for rows in sizes:
-        ids = np.concatenate([rng.integers(0, c.vocabulary_size, (rows, c.hotness)) for c in schema.categorical], 1)
+        limits = [(64, 2**36) if c.open else (c.vocabulary_size, 1) for c in schema.categorical]
+        drawn = [rng.integers(0, most, (rows, c.hotness)) * by for c, (most, by) in zip(schema.categorical, limits, strict=True)]
+        ids = np.concatenate(drawn, 1)
         ids[rng.random(ids.shape) < 0.2] = -1
         batch = {"dense": rng.normal(size=(rows, 2)).astype("float32"), "sparse": ids}
         if schema.weighted:
@@ -75,7 +78,7 @@ def run(case):
     from keras_dlrm.sharding.meter import meter
     from keras_dlrm.sharding.plan import place
 
-    schema = schema_of(case.get("weighted", False), case.get("labels", "label"))
+    schema = schema_of(case.get("weighted", False), case.get("labels", "label"), case.get("open"))
     if case.get("kinds") is None:
         model, part, layout = model_of(schema, case), lambda batch: batch, None
     else:
