@@ -155,7 +155,7 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
 @click.option("--steps", default=100, show_default=True, help="Steps of a round.")
 @click.option("--gib", default=16.0, show_default=True, help="Tables and slots of the limited process; 0: leave it out.")
 @click.option("--limit", default=4.0, show_default=True, help="GiB of data that it may have.")
-@click.option("--device-rows", default=10_000_000, show_default=True, help="Rows of its cache.")
+@click.option("--device-rows", default=500_000, show_default=True, help="Rows of its cache.")
 @click.option("--path", default="spill", show_default=True, help="Folder for the files of rows.")
 @click.option("--log", help="Processed directory whose locality the ids shall have.")
 @click.option("--task", hidden=True)
@@ -181,13 +181,13 @@ def main(
             under.append(child(backend, "limited", gib=gib, limit=limit, device_rows=device_rows, steps=steps, path=path))
         click.echo(markdown_table(table))
     note = f"{machine()}, {rows:,} rows of width {DIM}, Adagrad, batch {BATCH}, medians of {rounds} rounds of {steps} steps."
-    text = f"{note}\n\n{markdown_table(table)}\n"
+    text = markdown_table(table)
     if under:
-        text += f"\n{markdown_table(under)}\n"
+        text += f"\n\n{markdown_table(under)}"
     if into_results:
         draw(results, RESULTS.parent / PLOT)
-        text += f"\n![speed against resident share]({PLOT})\n"
-    report("Tables beyond memory", text, into_results)
+        text += f"\n\n![speed against resident share]({PLOT})"
+    report("Tables beyond memory", note, text, into_results)
 
 
 if __name__ == "__main__":

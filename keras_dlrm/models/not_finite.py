@@ -14,10 +14,11 @@ from keras_dlrm.support.values import NotFinite
 _ROWS = 2**16
 
 
-def first_not_finite(model: Any, tables: bool = True) -> str | None:
+def first_not_finite(model: Any, tables: bool = True, cached: bool = False) -> str | None:
     """The first weight of a built model that is NaN or infinite, in words with its path or its table's name, if there is one.
 
-    The embedding tables are read a part at a time.
+    The embedding tables are read a part at a time; with `cached`, of host tables only the rows on the device, among which are
+    those of the last step.
 
     Example:
 
@@ -39,6 +40,12 @@ def first_not_finite(model: Any, tables: bool = True) -> str | None:
             place = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
             return f"{variable.path!r} has {value[place]} at {place}"
     for collection in collections if tables else ():
+        if cached and collection.host is not None:
+            for host in collection.store.hosts:
+                row = host.not_finite()
+                if row is not None:
+                    return f"a row of the tables of width {host.row_width} is not finite, row {row} of these tables together"
+            continue
         for piece in pieces(collection.store, collection.table_shapes, lambda table: {}):
             for start in range(0, piece.shard.rows, _ROWS):
                 rows = piece.read(start, min(start + _ROWS, piece.shard.rows))
@@ -134,7 +141,7 @@ def watched(model: Any, callbacks: Any) -> Iterator[Any]:
         callbacks.callbacks.insert(0, stopper)
     yield callbacks if made else [stopper, *listed]
     # The last step's update; rows of other processes are theirs to look at.
-    wrong = None if getattr(model, "shared", False) else first_not_finite(model)
+    wrong = None if getattr(model, "shared", False) else first_not_finite(model, cached=True)
     if wrong is not None:
         raise _stopped(model, f"after the last batch {wrong}")
 

@@ -59,6 +59,11 @@ class HostStack:
         self._arriving: deque[_Arrival] = deque()
 
     @property
+    def row_width(self) -> int:
+        """Numbers of a row, without its slots."""
+        return self._drawn.width
+
+    @property
     def width(self) -> int:
         """Numbers of a record."""
         return int(self._fields[-1].columns.stop)
@@ -178,6 +183,18 @@ class HostStack:
             other = (before.view(np.int32) != records[:, field.columns].copy().view(np.int32)).any(axis=1)
             if other.any():
                 self._write(self.cache.place(numbers[other]), records[other])
+
+    def not_finite(self) -> int | None:
+        """Number of the first row in the cache that is NaN or infinite, if there is one."""
+        self.land()
+        used = np.flatnonzero(self.cache.row_of >= 0)
+        for start in range(0, len(used), _AT_ONCE):
+            some = used[start : start + _AT_ONCE]
+            rows = backend.read_rows(self._fields[0].variable, some.astype(np.int32))
+            wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+            if len(wrong):
+                return int(self.cache.row_of[some[wrong[0]]])
+        return None
 
     def _field(self, variable: Any) -> Field:
         return next(field for field in self._fields if field.variable is variable)

@@ -10,6 +10,7 @@ from helpers.suite import suite_on
 import keras_dlrm as kd
 from keras_dlrm.embeddings.table_rows import table_rows
 from keras_dlrm.export.tables.stored_tables import StoredTables, untrained_rows
+from keras_dlrm.models.not_finite import NotFinite
 from keras_dlrm.sharding.stacking import stack_rows
 
 BATCH, STEPS = 32, 12
@@ -225,6 +226,19 @@ def test_only_rows_that_changed_take_disk(host, tmp_path):
     fresh = model(host)
     kd.checkpoint.restore(fresh, tmp_path / "checkpoints")
     assert fresh.embeddings.store.hosts[0].disk == 0
+
+
+def test_a_row_that_is_not_finite_ends_fit(host):
+    spilled = model(host)
+    x, y = rows(BATCH)
+    spilled.fit(x, y, batch_size=BATCH, verbose=0)
+    (stack,) = spilled.embeddings.store.hosts
+    assert stack.not_finite() is None
+    (table,) = spilled.embeddings.tables
+    table.assign(np.full(table.shape, np.nan))
+    assert stack.not_finite() >= 0
+    with pytest.raises(NotFinite, match="training stopped"):
+        spilled.fit(x, y, batch_size=BATCH, verbose=0)
 
 
 def test_rows_of_a_stack_on_the_host_are_those_of_the_graph():
