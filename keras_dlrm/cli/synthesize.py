@@ -65,12 +65,14 @@ Examples:
 @click.option("--drift-rows", type=int, help="Let the log change over so many rows.")
 @click.option("--drift-effects", type=float, default=0.0, help="1 minus the correlation of effects over that time.")
 @click.option("--drift-popularity", type=float, default=0.0, help="Share of ids from a new order over that time.")
+@click.option("--drift-generations", type=int, default=1, help="Ids that take turns at a place over that time.")
 @click.option("--cold-share", type=float, help="Share of each table's ids that are cold at first.")
 @click.option("--cold-arrive", type=int, nargs=2, metavar="FIRST LAST", help="Rows between which they appear.")
 @click.option("--cold-parts", multiple=True, help="Part that has them; may be repeated.")
 def planted(
     schema: Schema, rows: tuple[int, int, int], drift_rows: int | None, drift_effects: float, drift_popularity: float,
-    cold_share: float | None, cold_arrive: tuple[int, int] | None, cold_parts: tuple[str, ...], **options: Any,
+    drift_generations: int, cold_share: float | None, cold_arrive: tuple[int, int] | None, cold_parts: tuple[str, ...],
+    **options: Any,
 ) -> Any:  # fmt: skip
     """Draw clicks from known probabilities, so that the best possible AUC and log loss are known.
 
@@ -78,11 +80,13 @@ def planted(
     """
     from keras_dlrm.data.synthetic import ColdItems, Drift, PlantedClickLog
 
-    if drift_rows is None and (drift_effects or drift_popularity):
-        raise ValueError("--drift-effects and --drift-popularity need --drift-rows: over how many rows they take place.")
+    if drift_rows is None and (drift_effects or drift_popularity or drift_generations != 1):
+        raise ValueError(
+            "--drift-effects, --drift-popularity and --drift-generations need --drift-rows: over how many rows they take place."
+        )
     if cold_share is None and (cold_arrive or cold_parts):
         raise ValueError("--cold-arrive and --cold-parts need --cold-share.")
-    drift = None if drift_rows is None else Drift(drift_rows, drift_effects, drift_popularity)
+    drift = None if drift_rows is None else Drift(drift_rows, drift_effects, drift_popularity, drift_generations)
     cold = None if cold_share is None else ColdItems(cold_share, cold_arrive, cold_parts or None)
     starts = {"valid": rows[0], "test": rows[0] + rows[1]} if drift or cold else None
     return PlantedClickLog(schema, drift=drift, cold=cold, starts=starts, **options)

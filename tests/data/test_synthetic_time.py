@@ -85,6 +85,29 @@ def test_popularity_moves_to_other_ids():
     assert np.minimum(halfway, (counts[0] + counts[1]) / 2).sum() / 4000 > 0.85
 
 
+def test_new_ids_take_the_places_of_old_ones_and_their_effects():
+    schema = Schema(categorical=[Categorical("item", 403), Categorical("last", 403, hotness=2, table="item"), Categorical("b", 3)])
+    log = PlantedClickLog(schema, seed=1, drift=Drift(rows=40_000, generations=4), starts={"test": 20_000}, zipf=0.5)
+    ids = collect(log, 40_000, 8192)[0]["sparse"]
+    kept = [set(np.unique(ids[at : at + 4000, :3])) - {PADDING} for at in (0, 10_000, 18_000, 24_000)]
+    assert [len(part & kept[0]) > 80 for part in kept] == [True, False, False, False] and ids[:, :3].max() == 399
+    # A place changes hands once in each 10,000 rows.
+    place, turn = ids[:, 0] % 100, ids[:, 0] // 100
+    assert all((np.diff(turn[place == i]) >= 0).sum() >= (place == i).sum() - 2 for i in range(100))
+    # Ids of a place are alike, at any time, and the best score stays.
+    batch = {"sparse": np.stack([ids[:50, 0], ids[:50, 1], ids[:50, 2], ids[:50, 3]], axis=1)}
+    later = {"sparse": np.where(np.arange(4) < 3, (batch["sparse"] % 100) + 200, batch["sparse"])}
+    later["sparse"][batch["sparse"] == PADDING] = PADDING
+    np.testing.assert_allclose(log.probabilities(batch), log.probabilities(later, 30_000))
+    assert abs(log.best("test", 16_000)["auc"] - log.best("train", 16_000)["auc"]) < 0.02
+
+
+def test_content_is_that_of_the_place():
+    schema = Schema(categorical=[Categorical("item", 50)])
+    log = PlantedClickLog(schema, drift=Drift(1000, generations=3), content=ItemContent("item", width=4))
+    assert log.content.shape == (50, 4) and (log.content[:16] == log.content[16:32]).all()
+
+
 def test_cold_items_of_the_test_part_are_not_in_the_others():
     log = PlantedClickLog(SCHEMA, seed=3, cold=ColdItems(0.2, parts=["test"]))
     seen = {part: collect(log, 30_000, part=part)[0]["sparse"] for part in ("train", "valid", "test")}
@@ -115,7 +138,9 @@ def test_changing_rows_do_not_depend_on_the_batch_size_and_are_known_when_writte
     np.testing.assert_array_equal(written.split("train").arrays()[0]["sparse"], one[0]["sparse"])
     assert written.best == pytest.approx(log().best("test", 3000))
     assert written.manifest["best_by_split"]["train"] == pytest.approx(log().best("train", 10_000))
-    assert written.manifest["planted"]["drift"] == {"rows": 9000, "effects": 0.5, "popularity": 0.7}
+    assert written.manifest["planted"]["drift"] == {
+        "rows": 9000, "effects": 0.5, "popularity": 0.7, "generations": 1,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -125,6 +150,7 @@ def test_changing_rows_do_not_depend_on_the_batch_size_and_are_known_when_writte
         (lambda: Drift(10, effects=1.5), "effects=1.5"),
         (lambda: Drift(10, popularity=-0.1), "popularity=-0.1"),
         (lambda: Drift(10), "nothing changes"),
+        (lambda: Drift(10, generations=0), "generations=0"),
         (lambda: ColdItems(0.0, (0, 1)), "share=0.0"),
         (lambda: ColdItems(1.0, (0, 1)), "share=1.0"),
         (lambda: ColdItems(0.1), "give arrive"),

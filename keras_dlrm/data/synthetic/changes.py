@@ -20,6 +20,9 @@ class Drift:
             they are.
         popularity: Share of the ids that is drawn from a new order of popularity at row `rows`: 0 is no change, 1 is
             another order. An id's effect does not follow its popularity, so what there is to learn becomes less.
+        generations: Ids that take turns at a place in the order of popularity over `rows` rows, as items that are sold out do
+            with new ones: a table of V rows has `V // generations` places, each changes hands at times of its own, and an id
+            has the effects of its place, so what there is to learn stays as much. When all had their turn, the first ids come back.
 
     Raises:
         ValueError: a value is out of range, or nothing changes.
@@ -34,14 +37,18 @@ class Drift:
     rows: int
     effects: float = 0.0
     popularity: float = 0.0
+    generations: int = 1
 
     def __post_init__(self) -> None:
         integer("Drift", "rows", self.rows)
         for name in ("effects", "popularity"):
             if not 0.0 <= number("Drift", name, getattr(self, name)) <= 1.0:
                 raise ValueError(f"Drift: {name}={getattr(self, name)!r} must lie between 0 and 1.")
-        if self.effects == self.popularity == 0.0:
-            raise ValueError("Drift: effects=0 and popularity=0, so nothing changes; give one of them, or no drift.")
+        integer("Drift", "generations", self.generations)
+        if self.effects == self.popularity == 0.0 and self.generations == 1:
+            raise ValueError(
+                "Drift: effects=0, popularity=0 and generations=1, so nothing changes; give one of them, or no drift."
+            )
 
     def angle(self, positions: np.ndarray) -> np.ndarray:
         """Angle by which the effects have turned at given positions."""
@@ -52,6 +59,22 @@ class Drift:
         progress = self.popularity * np.asarray(positions, np.float64) / self.rows
         number = np.floor(progress)
         return number.astype(np.int64), progress - number
+
+    def places(self, size: int) -> int:
+        """Places in the order of popularity of a table of `size` rows."""
+        return max(1, size // self.generations)
+
+    def holder(self, places: np.ndarray, phase: np.ndarray, positions: np.ndarray, size: int) -> np.ndarray:
+        """Ids (B, k), of a table of `size` rows, that hold given places (B, k) at positions (B,).
+
+        Args:
+            places: Integers from 0 to `places(size) - 1`.
+            phase: Share of a turn by which each place is ahead of time, from 0 to 1.
+            positions: Positions in time.
+            size: Rows of the table.
+        """
+        turn = np.floor(self.generations * positions[:, None] / self.rows + phase[places]).astype(np.int64)
+        return places + self.places(size) * (turn % min(self.generations, size))
 
 
 def turned(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:

@@ -33,7 +33,9 @@ class Effects:
         random = source("planted effects")
         self._linear = random.standard_normal(schema.n_dense)
         self._bends = random.standard_normal((2, schema.n_dense))
-        sizes = schema.table_sizes
+        # Ids that hold a place one after the other have its effects.
+        sizes = {t: drift.places(n) if drift is not None else n for t, n in schema.table_sizes.items()}
+        self._sizes = sizes
         self._effects = {
             t: random.standard_normal(n, dtype=np.float32) * self._shrink(t, n, EFFECT_ROWS) for t, n in sizes.items()
         }
@@ -69,7 +71,7 @@ class Effects:
             other -= self._linear * (self._linear @ other) / (self._linear @ self._linear)
             self._linear_turn = other * np.linalg.norm(self._linear) / np.linalg.norm(other)
         self._means, self._turns = {}, {}
-        for table, size in self._schema.table_sizes.items():
+        for table, size in self._sizes.items():
             weights = self._popularity.by_id(table, size)
             second = random.standard_normal(size) * self._shrink(table, size, EFFECT_ROWS)
             self._means[table], self._turns[table] = turned(self._effects[table].astype(np.float64), second, weights)
@@ -122,5 +124,5 @@ class Effects:
         table = latents[column.table_name]
         table = table[:, None] if table.ndim == 1 else table
         valid = ids != PADDING
-        values = table[np.where(valid, ids, 0)].astype(np.float64) * valid[:, :, None]
+        values = table[np.where(valid, ids, 0) % len(table)].astype(np.float64) * valid[:, :, None]
         return values.sum(1) / np.maximum(valid.sum(1), 1)[:, None]

@@ -232,8 +232,7 @@ class Popularity:
         out[self.order(table, size)] = np.diff(self.distribution(size), prepend=0.0)
         return out
 
-    def draw(self, random: np.random.Generator, column: Categorical, shape: tuple[int, int]) -> np.ndarray:
-        """Ids of a column: int32 of a shape."""
-        size = int(column.vocabulary_size or 0)
+    def draw(self, random: np.random.Generator, table: str, size: int, shape: tuple[int, int]) -> np.ndarray:
+        """Ids of a table: int32 of a shape."""
         ranks = np.searchsorted(self.distribution(size), random.random(shape), side="right")
-        return self.order(column.table_name, size)[np.minimum(ranks, size - 1)]
+        return self.order(table, size)[np.minimum(ranks, size - 1)]

@@ -103,13 +103,18 @@ class PlantedClickLog(SyntheticClickLog):
         self._popularity = Popularity(zipf, self._random)
         self._orders: dict[tuple[str, int], np.ndarray] = {}
         self._cold: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._phases: dict[str, np.ndarray] = {}
         self._drawn: dict[tuple[str, int], Block] = {}  # the last blocks that `batch` drew
         self._effects = Effects(schema, self._popularity, drift, self._random, self.order, content)
 
     @property
     def content(self) -> np.ndarray | None:
         """Content vectors of the items by id, float32 (rows of the table, width); `None` where they have none."""
-        return self._effects.vectors
+        vectors = self._effects.vectors
+        if vectors is None or self.item_content is None:
+            return None
+        size = self.schema.table_sizes[self.item_content.table(self.schema)]
+        return vectors[np.arange(size) % len(vectors)]
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
@@ -164,13 +169,18 @@ class PlantedClickLog(SyntheticClickLog):
         return self.starts.get(part, 0) + np.arange(start, stop, dtype=np.int64)
 
     def _ids(self, random: np.random.Generator, column: Categorical, shape: tuple[int, int]) -> np.ndarray:
-        return self._popularity.draw(random, column, shape)
+        return self._popularity.draw(random, column.table_name, self._places(int(column.vocabulary_size or 0)), shape)
+
+    def _places(self, size: int) -> int:
+        """Ids of a table of `size` rows that are there at a time."""
+        return size if self.drift is None else self.drift.places(size)
 
     def _move(self, batch: Batch, part: str, number: int, positions: np.ndarray) -> None:
         """Replace ids of a block by what drift and cold items make of them."""
         random = self._random(f"drift of {part}", number)
         for column, offset in zip(self.schema.categorical, self.schema.offsets, strict=True):
-            table, size = column.table_name, int(column.vocabulary_size or 0)
+            table, rows = column.table_name, int(column.vocabulary_size or 0)
+            size = self._places(rows)
             view = batch["sparse"][:, offset : offset + column.hotness]
             valid = view != PADDING
             ids = np.where(valid, view, 0)
@@ -185,6 +195,10 @@ class PlantedClickLog(SyntheticClickLog):
                     source = self._random(f"cold items of {table}")
                     self._cold[table] = self.cold.plan(self._popularity.order(table, size), source)
                 ids = self.cold.apply(ids, self._cold[table], part, positions)
+            if self.drift is not None and self.drift.generations > 1:
+                if table not in self._phases:
+                    self._phases[table] = self._random(f"generations of {table}").random(size)
+                ids = self.drift.holder(ids, self._phases[table], positions, rows)
             view[:] = np.where(valid, ids, PADDING)
         if self.schema.categorical:
             fill(self.schema, batch["sparse"])

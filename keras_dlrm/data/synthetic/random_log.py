@@ -82,7 +82,9 @@ class RandomClickLog(SyntheticClickLog):
     def _ids(self, random: np.random.Generator, column: Categorical, shape: tuple[int, int]) -> np.ndarray:
         if self.zipf[column.table_name] == 0.0:
             return random.integers(0, int(column.vocabulary_size or 0), shape, dtype=np.int32)
-        return self._popularity[column.table_name].draw(random, column, shape)
+        return self._popularity[column.table_name].draw(
+            random, column.table_name, int(column.vocabulary_size or 0), shape
+        )
 
     def probabilities(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """The true click probabilities, all equal: float64 (B,)."""
