@@ -45,10 +45,6 @@ class Averaging(keras.callbacks.Callback):
     def arrays(self, values: list[np.ndarray]) -> None:
         self._averages = [ops.convert_to_tensor(value) for value in values]
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        if self.model.host_tables:
-            raise ValueError("averaging: it keeps copies of whole tables, and the model has host tables; leave one of them out.")
-
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._waited += 1
         if self._waited < EVERY:

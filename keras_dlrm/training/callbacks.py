@@ -148,6 +148,11 @@ class TimeBudget(keras.callbacks.Callback):
         self._before, self._since = self.seconds, 0.0
 
 
+def scoring_batch(model: Any, batch_size: int) -> int:
+    """Rows of a batch that is scored, by those of one that trains; with host tables no more than the cache surely takes."""
+    return min([max(batch_size, 4096), *(store.most_examples for store in model.host_tables)])
+
+
 def predictions(model: Any, part: Any, batch_size: int) -> np.ndarray:
     """p(click) of a split in file order: float64 (N,), or (N, T) of T labels; `ValueError` where one is not finite."""
     probabilities = np.asarray(model.predict(part.dataset(batch_size), verbose=0), dtype=np.float64)

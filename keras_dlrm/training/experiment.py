@@ -176,6 +176,8 @@ class Experiment:
         if "model" not in keys:
             _fit_widths(data["model"], keys)
         reasons = {key: why for key, why in self.reasons.items() if not any(f"{key}.".startswith(f"{c}.") for c in keys)}
+        if "averaging" in reasons and (data["model"].get("embedding_options") or {}).get("host"):  # it was a recipe's choice
+            data["averaging"], reasons["averaging"] = 0.0, "host tables have no averages"
         return dataclasses.replace(type(self).from_dict(data), reasons=reasons)
 
     def resolved(self, model: Any) -> Experiment:
@@ -209,12 +211,16 @@ class Experiment:
             model = model_class(kind)(schema, seed=self.seed if seed is None else seed, dtype=dtype, **options)
         except TypeError as error:
             raise ValueError(f"experiment: model {kind}: {error}") from error
+        if model.host_tables and self.averaging:
+            fix = "averages are copies of whole tables, and the model has host tables. Set averaging=0, or leave host out."
+            raise ValueError(f"experiment: averaging={self.averaging}: {fix}")
         rule = self.embedding_optimizer and _optimizer("embedding_optimizer", self.embedding_optimizer)
         loss = losses.ESMM() if self.loss == "esmm" else keras.losses.BinaryCrossentropy(label_smoothing=self.label_smoothing)
         scores = [keras.metrics.AUC(name="auc"), metrics.LogLoss(name="logloss")]
         model.compile(
             optimizer=_optimizer("optimizer", self.optimizer), embedding_optimizer=rule, loss=loss,
-            metrics=[*scores, metrics.NormalizedEntropy(name="ne")], count_out_of_range=True,
+            metrics=[*scores, metrics.NormalizedEntropy(name="ne")],
+            count_out_of_range=not model.host_tables,  # in their steps there are places of rows, not ids
             **({"loss_weights": self.loss_weights} if self.loss_weights else {}),
         )  # fmt: skip
         return model

@@ -27,7 +27,7 @@ from keras_dlrm.training.analysis import affordable, analyze
 from keras_dlrm.training.averaging import Averaging
 from keras_dlrm.training.baselines import beside
 from keras_dlrm.training.by_label import OneLabel, logs_by_label, part_scores
-from keras_dlrm.training.callbacks import BestModel, Resume, TimeBudget, TrainingProgress, predictions
+from keras_dlrm.training.callbacks import BestModel, Resume, TimeBudget, TrainingProgress, predictions, scoring_batch
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.page import page
 from keras_dlrm.training.report import learning_curves_png
@@ -92,7 +92,7 @@ def train(
         batches = -(-len(part) // experiment.batch_size)
         rules = experiment.monitor, experiment.patience, experiment.lr_factor
         averaging = Averaging(experiment.averaging) if experiment.averaging else None
-        best = BestModel(valid, output / run_files.MODEL, max(experiment.batch_size, 4096), *rules, averaging)
+        best = BestModel(valid, output / run_files.MODEL, scoring_batch(model, experiment.batch_size), *rules, averaging)
         budget = TimeBudget(experiment.time_budget)
         state = Resume(output / run_files.STATE, experiment.checkpoint_steps, batches, [best, budget], averaging)
         if resume and state.restore(model, part.take(slice(0, 2))):
@@ -218,6 +218,9 @@ def _check_same_run(experiment: Experiment, fingerprint: dict[str, Any], output:
 def _check_experiment(old: Experiment, new: Experiment, output: Path) -> None:
     """An error where a run is of another experiment. What does not change what was trained so far may differ."""
     free: dict[str, Any] = {"checkpoint_steps": new.checkpoint_steps}
+    hosts = [(model.get("embedding_options") or {}).get("host") for model in (old.model, new.model)]
+    if all(hosts):  # where rows are, and how many are on the device
+        free["model"] = {**old.model, "embedding_options": {**old.model["embedding_options"], "host": hosts[1]}}
     if not (output / run_files.RESULT).exists():
         free |= {"epochs": max(old.epochs, new.epochs), "time_budget": new.time_budget}
     first = difference(dataclasses.replace(old, **free).to_dict(), new.to_dict())

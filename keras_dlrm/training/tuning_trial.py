@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_dlrm.training.averaging import Averaging
-from keras_dlrm.training.callbacks import BestModel, TimeBudget
+from keras_dlrm.training.callbacks import BestModel, TimeBudget, scoring_batch
 from keras_dlrm.training.experiment import Experiment
 
 
@@ -59,7 +59,7 @@ def _trained(
     model.make_room(part.dataset(experiment.batch_size))
     averaging = Averaging(experiment.averaging) if experiment.averaging else None
     rules = experiment.monitor, experiment.patience, experiment.lr_factor
-    best = BestModel(log.split("valid"), None, max(experiment.batch_size, 4096), *rules, averaging)
+    best = BestModel(log.split("valid"), None, scoring_batch(model, experiment.batch_size), *rules, averaging)
     budgets = [budget for budget in (experiment.time_budget or None, seconds) if budget is not None]
     budget = TimeBudget(max(min(budgets), 1e-9) if budgets else 0.0)
     dataset = part.dataset(experiment.batch_size, shuffle=True, seed=experiment.seed)

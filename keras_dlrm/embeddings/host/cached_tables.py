@@ -56,6 +56,16 @@ class CachedTables(WholeTables):
             self.hosts.append(table.host)
             self.variables.append(table)
 
+    @property
+    def most_examples(self) -> int:
+        """Examples of a batch whose rows have room in the cache whatever they look up; 1 at least."""
+        rooms = [
+            slots // (self._schema.width if stack.take is None else len(stack.take))
+            for stack, slots in zip(self.stacks, self.host.shares(self.stacks), strict=True)
+            if slots < stack.rows
+        ]
+        return max(1, min(rooms, default=2**31))
+
     # -- before a step -----------------------------------------------------------------------------------------------
 
     def expect(self, inputs: Any) -> None:

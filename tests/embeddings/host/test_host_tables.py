@@ -112,6 +112,7 @@ def test_a_cache_with_no_room_for_later_batches(tmp_path):
     assert fit(memory) == fit(spilled)
     same(memory, spilled)
     tight = model(kd.HostTables(tmp_path, 20))
+    assert tight.host_tables[0].most_examples == 2  # of 7 lookups each
     with pytest.raises(ValueError, match=r"a batch of 32 examples looks up \d+ rows of the tables of width 4, whose cache has 20"):
         fit(tight)
 

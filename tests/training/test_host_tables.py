@@ -1,0 +1,84 @@
+"""Runs with host tables: what a kill at any moment leaves continues to the results of a run in memory that nothing stopped."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+
+import keras
+import pytest
+from helpers.children import kill
+from helpers.suite import suite_on
+
+import keras_dlrm as kd
+from keras_dlrm.data.synthetic import PlantedClickLog
+from keras_dlrm.training.experiment import Experiment
+
+SETTINGS = {
+    "batch_size": 16, "epochs": 2, "checkpoint_steps": 2, "model.embedding_dim": 4, "model.bottom_mlp": [4],
+    "model.top_mlp": [4, 1], "model.dropout": 0.1,
+}  # fmt: skip
+
+PROGRAM = """
+import sys, time
+sys.path[:0] = {path!r}
+import keras_dlrm as kd
+from keras_dlrm.training.callbacks import Resume
+
+end = Resume.on_train_batch_end
+def slow(self, batch, logs=None):
+    end(self, batch, logs)
+    print(batch, flush=True)
+    time.sleep(0.05)
+Resume.on_train_batch_end = slow
+kd.train({log!r}, settings={settings!r}, output={output!r}, verbose=False)
+"""
+
+
+def hosted(folder, device_rows):
+    return {**SETTINGS, "model.embedding_options": {"host": {"path": str(folder), "device_rows": device_rows}}}
+
+
+@pytest.mark.parametrize("kills", [pytest.param(1, marks=suite_on("torch")), pytest.param(20, marks=pytest.mark.soak)])
+def test_a_run_that_is_killed_ends_as_one_in_memory(programs, tmp_path, kills):
+    schema = kd.Schema(["x"], [kd.Categorical("c", 500), kd.Categorical("h", 100, hotness=2)])
+    log = PlantedClickLog(schema, seed=0).write(tmp_path / "log", {"train": 240 * kills + 3, "valid": 100, "test": 100})
+    whole = kd.train(log, settings={**SETTINGS, "averaging": 0}, output=tmp_path / "whole", verbose=False)
+    program = PROGRAM.format(
+        path=sys.path, log=str(log.directory), settings=hosted(tmp_path / "spill", 48), output=str(tmp_path / "killed")
+    )
+    moments = random.Random(0)
+    for _ in range(kills):
+        process = subprocess.Popen(
+            [str(programs / "python"), "-c", program], env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        process.stdout.readline()  # it trains
+        while not (tmp_path / "killed" / "resume.npz").exists():
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0.0, 0.6))
+        kill(process)
+        process.stdout.close()
+    assert not (tmp_path / "killed" / "result.json").exists()
+    assert list((tmp_path / "spill").iterdir()) == []  # of the file of rows nothing is left
+    # The cache may be of another size, and elsewhere.
+    ended = kd.train(log, settings=hosted(tmp_path / "elsewhere", 60), output=tmp_path / "killed", verbose=False)
+    del whole.result["history"]["ids_out_of_range"]
+    for name, values in whole.result["history"].items():
+        # Scored in smaller batches, which the cache takes.
+        expected = pytest.approx(values, rel=1e-6) if name.startswith("val_") else values
+        assert ended.result["history"][name] == expected, name
+    assert ended.result["test"] == pytest.approx(whole.result["test"], rel=1e-6)
+
+
+def test_what_a_recipe_averages_gives_way_to_host_tables(tmp_path):
+    host = {"model.embedding_options": {"host": kd.HostTables(tmp_path, 100)}}
+    schema = kd.Schema(["x"], [kd.Categorical("c", 500)])
+    model = {"type": "DLRM", "embedding_dim": 4, "bottom_mlp": [4], "top_mlp": [1]}
+    chosen = Experiment(model, averaging=0.999, reasons={"averaging": "better"}).override(host)
+    assert chosen.averaging == 0 and "host tables" in chosen.reasons["averaging"]
+    assert chosen.build(schema).host_tables
+    asked = chosen.override({"averaging": 0.9})
+    with pytest.raises(ValueError, match="averaging=0.9: averages are copies of whole tables, and the model has host tables"):
+        asked.build(schema)
