@@ -91,17 +91,18 @@ class OpenTables:
         codes[codes < PADDING] = PADDING - 1  # out of range, and not the code of a row
         # Each process assigns the ids of all processes in their order, so that all maps are one: that of the whole batch.
         every, here, now = self._of_all(codes, rows.collection.sharded is not None and training)
+        fresh = {}
         for name, each in self.tables.items():
-            own = codes[:, each.places]
-            asked = np.where(own >= 0, own, PADDING)
+            own, asked = codes[:, each.places], every[:, each.places]
             if training:
-                slots, replaced = each.slots.assign(every[:, each.places], None if each.seconds is None else now)
+                slots, replaced = each.slots.assign(asked, None if each.seconds is None else now)
                 slots = slots[here]
                 if len(replaced.slots):
-                    rows.write(name, replaced.slots, self._fresh(each, rows.slots(name), replaced.after))
+                    fresh[name] = (replaced.slots, self._fresh(each, rows.slots(name), replaced.after))
             else:
                 slots = each.slots.find(asked)
             codes[:, each.places] = np.where(own >= 0, row_code(slots), own)
+        rows.write_tables(fresh)
         return narrow(self.schema.categorical, codes)
 
     def _of_all(self, codes: np.ndarray, shared: bool) -> tuple[np.ndarray, slice, int]:

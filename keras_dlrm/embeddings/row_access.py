@@ -70,13 +70,24 @@ class RowAccess:
             rows: int32 (n,), numbers of its rows, all different.
             values: What `read` gives, or some of it.
         """
-        for shard, variable, first in self.collection.store.parts(table):
-            here = (rows >= shard.start) & (rows < shard.stop)
-            for name, held in {ROWS: variable, **self._held(variable)}.items():
-                if name in values and here.any():
-                    part = np.asarray(values[name], np.float32)[here]
-                    part = part[:, shard.first : shard.last] if part.ndim > 1 else part
-                    backend.write_rows(held, rows[here] - shard.start + first, part)
+        self.write_tables({table: (rows, values)})
+
+    def write_tables(self, tables: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]]) -> None:
+        """Replace rows of several tables, `{table: (rows, values)}` as `write` takes them; those of one variable are one write."""
+        writes: dict[int, tuple[Any, list[np.ndarray], list[np.ndarray]]] = {}
+        for table, (rows, values) in tables.items():
+            for shard, variable, first in self.collection.store.parts(table):
+                here = (rows >= shard.start) & (rows < shard.stop)
+                if not here.any():
+                    continue
+                for name, held in {ROWS: variable, **self._held(variable)}.items():
+                    if name in values:
+                        part = np.asarray(values[name], np.float32)[here]
+                        _, places, parts = writes.setdefault(id(held), (held, [], []))
+                        places.append(rows[here] - shard.start + first)
+                        parts.append(part[:, shard.first : shard.last] if part.ndim > 1 else part)
+        for held, places, parts in writes.values():
+            backend.write_rows(held, np.concatenate(places), np.concatenate(parts))
 
     def _held(self, variable: Any) -> dict[str, Any]:
         """Slots of a table's variable, by name."""
