@@ -33,13 +33,18 @@ class RowAccess:
     def __init__(self, collection: Any, optimizer: Any = None) -> None:
         self.collection = collection
         self._rule: Any = getattr(optimizer, "rows", None)
+        # By variable, which many tables share: what `slots` and `_held` have.
+        self._specs: dict[int, dict[str, tuple[tuple[int, ...], float]]] = {}
+        self._known: dict[int, dict[str, Any]] = {}
 
     def slots(self, table: str) -> dict[str, tuple[tuple[int, ...], float]]:
         """Slots of a table by name: shape of a row's, `(D,)` or `()`, and initial value. None of a table that does not train."""
         for shard, variable, _ in self.collection.store.parts(table):
             if self._held(variable):
-                specs = self._rule.slots((shard.rows, shard.width), True)
-                return {name: (tuple(shape[1:]), float(initial)) for name, (shape, initial) in specs.items()}
+                if id(variable) not in self._specs:
+                    specs = self._rule.slots((shard.rows, shard.width), True)
+                    self._specs[id(variable)] = {name: (tuple(s[1:]), float(initial)) for name, (s, initial) in specs.items()}
+                return self._specs[id(variable)]
         return {}
 
     def read(self, table: str, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -93,7 +98,9 @@ class RowAccess:
         """Slots of a table's variable, by name."""
         if self._rule is None or not self._rule.built or not variable.trainable:
             return {}
-        return dict(self._rule.held_slots[index_of(self._rule, variable)])
+        if id(variable) not in self._known:
+            self._known[id(variable)] = dict(self._rule.held_slots[index_of(self._rule, variable)])
+        return self._known[id(variable)]
 
 
 class BeforeStep(Protocol):
