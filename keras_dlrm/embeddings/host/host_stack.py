@@ -32,7 +32,7 @@ class Field:
 class _Arrival:
     number: int  # of the batch that needs it
     moves: Moves
-    records: Future[np.ndarray] | None  # `None`: reading failed, and is to be tried again
+    records: Future[np.ndarray]
 
 
 class HostStack:
@@ -109,9 +109,9 @@ class HostStack:
         """
         while self._arriving and (number is None or self._arriving[0].number <= number):
             arrival = self._arriving[0]
-            records = arrival.records or self._fetch(arrival.moves)
-            arrival.records = None
-            values = records.result()
+            if arrival.records.exception() is not None:  # there may have been no room then, and be some now
+                arrival.records = self._fetch(arrival.moves)
+            values = arrival.records.result()
             for field in self._fields:
                 part = values[:, field.columns].reshape(-1, *field.shape)
                 backend.write_rows(field.variable, arrival.moves.slots.astype(np.int32), np.ascontiguousarray(part))

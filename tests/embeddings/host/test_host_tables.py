@@ -1,6 +1,7 @@
 """Models with host tables: the numbers of the same model in memory, bit for bit, whatever is done with it."""
 
 import os
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -191,29 +192,43 @@ def test_tables_that_are_set(host):
 
 
 @suite_on("torch")
-def test_a_full_disk_loses_nothing(host, monkeypatch):
+def test_a_full_disk_ends_fit_and_loses_nothing(host, monkeypatch):
     spilled, memory = model(host), model(None)
     x, y = rows()
+    ended = []
+    count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ended.append(batch))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full)
-        for start in range(0, len(y), BATCH):
-            batch = {name: array[start : start + BATCH] for name, array in x.items()}, y[start : start + BATCH]
-            memory.train_on_batch(*batch)
-            try:
-                spilled.train_on_batch(*batch)
-            except OSError as error:
-                assert "no room for" in str(error) and "Nothing is lost" in str(error)
-                break
-        else:
-            pytest.fail("nothing was written")
+        with pytest.raises(OSError, match=f"HostTables: {host.path} has no room for .* more bytes: .*Nothing is lost: make room"):
+            fit(spilled, callbacks=[count])
         with pytest.raises(OSError, match="no room for"):
             spilled.embedding_tables()
-    spilled.train_on_batch(*batch)
+    assert 0 < len(ended) < STEPS
+    fit(memory, n=len(ended) * BATCH)
     same(spilled, memory)
+    left = {name: array[len(ended) * BATCH :] for name, array in x.items()}, y[len(ended) * BATCH :]
+    losses = [m.fit(*left, batch_size=BATCH, shuffle=False, verbose=0).history["loss"] for m in (spilled, memory)]
+    assert losses[0] == losses[1]
+    same(spilled, memory)
+
+
+@suite_on("torch")
+def test_a_file_that_was_cut_short_ends_fit_and_a_checkpoint_goes_on(host, tmp_path):
+    spilled, memory = model(host), model(None)
+    fit(spilled), fit(memory)
+    kd.checkpoint.save(spilled, tmp_path / "checkpoints", step=1)
+    file = next(fd for fd in Path("/proc/self/fd").iterdir() if os.path.realpath(fd).startswith(host.path))
+    os.truncate(file, 100)
+    with pytest.raises(OSError, match="was cut short, to 100 of .* bytes.*restore the last checkpoint into a new model"):
+        fit(spilled, seed=1)
+    resumed = model(host)
+    kd.checkpoint.restore(resumed, tmp_path / "checkpoints")
+    assert fit(resumed, seed=1) == fit(memory, seed=1)
+    same(resumed, memory)
 
 
 @suite_on("torch")
