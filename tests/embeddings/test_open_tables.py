@@ -25,8 +25,8 @@ SCHEMA = kd.Schema(
 WIDE = [0, 1, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1]
 
 
-def model_of(schema=SCHEMA, seed=1, **options):
-    model = kd.models.DLRM(schema, 4, bottom_mlp=[4], top_mlp=[4, 1], seed=seed)
+def model_of(schema=SCHEMA, seed=1, host=None, **options):
+    model = kd.models.DLRM(schema, 4, bottom_mlp=[4], top_mlp=[4, 1], seed=seed, embedding_options=host and {"host": host})
     model.compile("adagrad", embedding_optimizer=kd.optimizers.RowwiseAdagrad(0.1, initial_accumulator_value=0.5), **options)
     return model
 
@@ -175,6 +175,26 @@ def test_what_does_not_go_with_an_open_vocabulary():
         fit(model, *data())
     with pytest.raises(ValueError, match="table 'item' of the open column 'item' is split by quotient_remainder"):
         kd.layers.EmbeddingCollection(SCHEMA, 4, quotient_remainder={"collisions": 2, "threshold": 20})
+
+
+def test_where_an_open_vocabulary_does_not_train(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="host does not work with an open vocabulary, whose rows start anew; give its table"):
+        model_of(host=kd.HostTables(str(tmp_path), 16))
+    with monkeypatch.context() as patched:
+        patched.setattr(kd.backend, "replicas", lambda: "two of them")
+        with pytest.raises(ValueError, match="not train in the scope of a strategy with replicas; shard its table with a plan"):
+            model_of()
+    if keras.backend.backend() == "jax":
+        with (
+            kd.sharding.use(kd.plan(SCHEMA, 1, 4, machine="loopback")),
+            pytest.raises(ValueError, match="a plan does not shard the tables of open vocabularies on JAX"),
+        ):
+            model_of()
+    if keras.backend.backend() == "tensorflow":
+        from keras_dlrm.parameter_server.step import check
+
+        with pytest.raises(ValueError, match="workers train at the same time in none; train in one process or with sharded"):
+            check(model_of())
 
 
 def test_schemas_round_trip():
