@@ -214,6 +214,9 @@ class Experiment:
         if model.host_tables and self.averaging:
             fix = "averages are copies of whole tables, and the model has host tables. Set averaging=0, or leave host out."
             raise ValueError(f"experiment: averaging={self.averaging}: {fix}")
+        if model.open_collections and self.averaging:
+            fix = "an average of a row would mix the ids that an open vocabulary gives it. Set averaging=0, or leave open out."
+            raise ValueError(f"experiment: averaging={self.averaging}: {fix}")
         rule = self.embedding_optimizer and _optimizer("embedding_optimizer", self.embedding_optimizer)
         loss = losses.ESMM() if self.loss == "esmm" else keras.losses.BinaryCrossentropy(label_smoothing=self.label_smoothing)
         scores = [keras.metrics.AUC(name="auc"), metrics.LogLoss(name="logloss")]

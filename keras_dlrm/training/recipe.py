@@ -55,11 +55,14 @@ def recipe(log: Any, model: str = "DLRM") -> Experiment:
         "patience": "epochs without a better score",
         "averaging": "averaged weights predict better than the last ones, and their probabilities fit better",
     }
+    averaging = 0.999
+    if any(column.open is not None for column in schema.categorical):
+        averaging, reasons["averaging"] = 0.0, "rows of open vocabularies go to other ids, which an average would mix"
     experiment = Experiment(
         model={"type": model, **known},
         optimizer={"name": "adam", "learning_rate": 0.01 if linear else 0.001},
         embedding_optimizer={"name": "adam", "learning_rate": 0.01 if linear else rate, "l2": l2} if tables else None,
-        batch_size=batch, epochs=30, monitor="both", patience=3, averaging=0.999,
+        batch_size=batch, epochs=30, monitor="both", patience=3, averaging=averaging,
     )  # fmt: skip
     return dataclasses.replace(experiment, reasons=reasons)
 

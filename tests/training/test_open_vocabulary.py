@@ -21,6 +21,7 @@ from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
 from keras_dlrm.data.streaming import Stream, train_online
 from keras_dlrm.data.streaming.stream import pack
 from keras_dlrm.data.synthetic import Drift, PlantedClickLog
+from keras_dlrm.training.experiment import Experiment
 
 SETTINGS = {
     "batch_size": 16, "epochs": 2, "checkpoint_steps": 2, "model.embedding_dim": 4, "model.bottom_mlp": [4],
@@ -126,6 +127,12 @@ def test_a_run_that_is_killed_ends_as_one_that_nothing_stopped(programs, tmp_pat
         assert each.evicted
         for key, array in each.state().items():
             np.testing.assert_array_equal(slots_of(ended.model)[name].state()[key], array)
+
+
+def test_a_run_does_not_average_rows_that_go_to_other_ids():
+    model = {"type": "DLRM", "embedding_dim": 4, "bottom_mlp": [4], "top_mlp": [1]}
+    with pytest.raises(ValueError, match="averaging=0.9: an average of a row would mix the ids .* Set averaging=0"):
+        Experiment(model, averaging=0.9).build(SCHEMA)
 
 
 class Rows(Stream):
