@@ -48,6 +48,7 @@ class CachedTables(WholeTables):
         self.hosts: list[HostStack] = []
         self._coming: deque[_Batch] = deque()
         self._number = -1
+        self._cleared = 0
 
     def build(self, layer: Any) -> None:
         for stack, slots in zip(self.stacks, self.host.shares(self.stacks), strict=True):
@@ -78,6 +79,9 @@ class CachedTables(WholeTables):
         map_ids(note, inputs, self._schema)
 
     def __call__(self, ids: np.ndarray, rows: RowAccess, training: bool) -> np.ndarray:
+        if self._cleared != (cleared := sum(host.cache.cleared for host in self.hosts)):
+            # Tables or slots were replaced between two steps, and what was on its way went with them.
+            self._cleared, self._coming = cleared, deque(_Batch(later.ids) for later in self._coming)
         batch = self._next(ids, training)
         self._announce(batch, training, batch)
         if not batch.has_room:  # rows of later batches have taken the room

@@ -37,6 +37,7 @@ class RowCache:
 
     Attributes:
         places: Places of the file in use, from 0 on.
+        cleared: How often it was cleared: slots that were announced before are no more.
 
     Example:
 
@@ -52,7 +53,7 @@ class RowCache:
 
     def __init__(self, rows: int, slots: int) -> None:
         self.done = -1  # number of the last batch whose rows may give way
-        self.places = 0
+        self.places = self.cleared = 0
         # Slot + 1 of a row in the cache, -1 - place of one in the file alone, 0 of one that has its initial value.
         self._index = np.zeros(rows, np.int32)
         self._empty(slots)
@@ -71,6 +72,7 @@ class RowCache:
         held = self.row_of >= 0
         self._index[self.row_of[held]] = np.where(self.place_of[held] >= 0, -1 - self.place_of[held], 0)
         self._empty(len(self.row_of))
+        self.cleared += 1
 
     def announce(self, rows: np.ndarray, number: int, changed: bool) -> tuple[np.ndarray | None, Moves]:
         """Slots for the rows of a batch.

@@ -191,6 +191,20 @@ def test_tables_that_are_set(host):
     np.testing.assert_array_equal(after["user"], before["user"])
 
 
+def test_tables_that_a_callback_sets_while_batches_are_on_their_way(host):
+    """A batch that was announced before has its rows brought anew."""
+
+    class Halved(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                self.model.embeddings.set_embedding_tables({n: t / 2 for n, t in self.model.embedding_tables().items()})
+
+    models = model(None), model(host)
+    losses = [fit(m, epochs=2, callbacks=[Halved()])["loss"] for m in models]
+    assert losses[0] == losses[1]
+    same(*models)
+
+
 @suite_on("torch")
 def test_a_full_disk_ends_fit_and_loses_nothing(host, monkeypatch):
     spilled, memory = model(host), model(None)
