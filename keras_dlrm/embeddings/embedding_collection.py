@@ -16,7 +16,7 @@ from keras_dlrm.embeddings.lookup import TableVariable
 from keras_dlrm.embeddings.not_finite import check_rows, is_finite
 from keras_dlrm.embeddings.open_tables import OpenTables
 from keras_dlrm.embeddings.pooling import arrange, pool, project, weights_of_rows
-from keras_dlrm.embeddings.row_access import BeforeStep, RowAccess, coded_rows, prepared
+from keras_dlrm.embeddings.row_access import BeforeStep, RowAccess, coded_rows, prepared, require_prepared
 from keras_dlrm.embeddings.sharded_tables import ShardedTables
 from keras_dlrm.embeddings.table_rows import count_out_of_range, table_rows
 from keras_dlrm.embeddings.whole_tables import WholeTables, stands_in
@@ -236,6 +236,8 @@ class EmbeddingCollection(keras.layers.Layer):
         return self.store.pooled(asked, sent, training)  # type: ignore[no-any-return]
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
+        if training and self.before_steps:
+            require_prepared(self.name)
         asked, factors, sent = self.lookups(inputs)
         sums = self.pooled(inputs, asked, sent, training)
         weighted = isinstance(inputs, Mapping) and inputs.get("weights") is not None

@@ -89,6 +89,7 @@ class OpenTables:
         """Ids of a batch as codes of their rows; see `BeforeStep`."""
         codes = signed(ids)
         codes[codes < PADDING] = PADDING - 1  # out of range, and not the code of a row
+        training = training and rows.collection.trainable  # the rows of a frozen layer keep their ids
         # Each process assigns the ids of all processes in their order, so that all maps are one: that of the whole batch.
         every, here, now = self._of_all(codes, rows.collection.sharded is not None and training)
         fresh = {}

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlrm import backend
-from keras_dlrm.backend.private_keras import index_of
+from keras_dlrm.backend.private_keras import in_symbolic_scope, index_of
 from keras_dlrm.schema.hashing import LARGEST
 from keras_dlrm.support.scoped import Scoped
 
@@ -17,6 +17,15 @@ ROWS = ""
 
 #: Whether ids are those that a `BeforeStep` has made: in a step, where there are some.
 prepared = Scoped(False)
+
+
+def require_prepared(name: str) -> None:
+    """`RuntimeError` where the layer of this name is trained outside of a step, whose rows nothing makes ready."""
+    if not (prepared.value or in_symbolic_scope()):
+        raise RuntimeError(
+            f"{name}: the steps of kd.models train open vocabularies and host tables, as they make the rows ready; make the model "
+            "one of these, or a kd.models.SparseModel, and use fit or train_on_batch."
+        )
 
 
 class RowAccess:

@@ -72,6 +72,32 @@ class Step(OpenModel):
         with prepared.using(True):
             return super().__call__(self._ready_inputs(collections, inputs, False), *args, **kwargs)
 
+    def get_weights(self) -> list[Any]:
+        """Arrays of all weights, and after them what the maps of open vocabularies know: a row is that of its id alone.
+
+        Raises:
+            ValueError: the model has host tables.
+        """
+        self._require_weights_here()
+        return [*super().get_weights(), *(array for each in self.open_collections for array in each.open.state().values())]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Replace all that `get_weights` gives; `ValueError` where there is more or less, or the model has host tables."""
+        self._require_weights_here()
+        names = [(each, name) for each in self.open_collections for name in each.open.state()]
+        first = max(0, len(weights) - len(names))
+        super().set_weights(weights[:first])
+        for collection in self.open_collections:
+            own = zip(names, weights[first:], strict=True)
+            collection.open.restore({name: array for (each, name), array in own if each is collection})
+
+    def _require_weights_here(self) -> None:
+        if self.host_tables:
+            raise ValueError(
+                f"{self.name}: get_weights and set_weights, also of callbacks such as EarlyStopping(restore_best_weights=True), "
+                "know of host tables the cache alone; keep the best model as a checkpoint (kd.checkpoint.save)."
+            )
+
     def running(self) -> contextlib.AbstractContextManager[None]:
         """Open while one of Keras's loops or steps runs."""
         return contextlib.nullcontext()

@@ -122,6 +122,43 @@ def test_a_checkpoint_of_another_map_is_refused(tmp_path):
         kd.checkpoint.restore(model_of(other), tmp_path)
 
 
+def test_weights_of_the_best_epoch_come_back_with_the_ids_of_their_rows():
+    x, y = data()
+    model, answers = model_of(), []
+
+    class FirstIsBest(keras.callbacks.EarlyStopping):
+        def get_monitor_value(self, logs):
+            answers.append(self.model.predict(x, verbose=0))
+            return len(answers)
+
+    fit(model, x, y, epochs=3, callbacks=[FirstIsBest("loss", mode="min", patience=2, restore_best_weights=True)])
+    assert (answers[2] != answers[0]).any()
+    np.testing.assert_array_equal(model.predict(x, verbose=0), answers[0])
+    with pytest.raises(ValueError, match="weight list of length"):
+        model.set_weights(model.get_weights()[1:])
+
+
+def test_the_rows_of_a_frozen_layer_keep_their_ids():
+    model = model_of()
+    fit(model, *data())
+    model.embeddings.trainable = False
+    model.compile("adagrad")
+    known, tables = slots_of(model).identities, model.embedding_tables()
+    fit(model, *data(seed=1))
+    np.testing.assert_array_equal(slots_of(model).identities, known)
+    np.testing.assert_array_equal(model.embedding_tables()["item"], tables["item"])
+
+
+def test_a_stock_model_cannot_train_them():
+    ids = keras.Input((SCHEMA.width,), dtype="int64")
+    pooled = kd.layers.EmbeddingCollection(SCHEMA, 4, concatenate=True)(ids)
+    stock = keras.Model(ids, keras.layers.Dense(1)(pooled))
+    stock.compile("sgd", "mse")
+    x, y = data()
+    with pytest.raises(RuntimeError, match="the steps of kd.models train open vocabularies and host tables"):
+        stock.fit(x["sparse"], y, verbose=0)
+
+
 def test_a_grown_model_keeps_the_rows_of_ids():
     model = model_of()
     x, y = data()

@@ -6,6 +6,7 @@ from helpers import runtimes
 
 import keras_dlrm as kd
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
+from keras_dlrm.files.deltas import Delta
 
 pytestmark = pytest.mark.usefixtures("quick_exports")
 OPEN = kd.Open(64, admit=2)
@@ -58,6 +59,28 @@ def test_the_tf1_loader_looks_ids_up_as_the_live_model(tmp_path):
         path = kd.export.savedmodel(model, tmp_path / "model", prune=prune)
         (answer,) = runtimes.ask(path, [["serving_default", {"sparse": asked["sparse"].tolist()}]])
         np.testing.assert_allclose(answer["probability"], model.predict(asked, verbose=0), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_delta_has_the_ids_of_the_rows_of_its_time(tmp_path):
+    pytest.importorskip("tensorflow")
+    from keras_dlrm.serving.versions.operations import run
+    from keras_dlrm.serving.versions.saved_model import SavedModel
+
+    model, asked = packed()
+    base = kd.export.savedmodel(model, tmp_path / "model")
+    known = model.embeddings.open.tables["item"].slots.identities
+    model.fit(asked, np.random.default_rng(1).integers(0, 2, 400), batch_size=50, verbose=0)
+    assert (model.embeddings.open.tables["item"].slots.identities != known).any()
+    path = kd.export.delta(model, base)
+    live = model.predict(asked, verbose=0)
+    (answer,) = runtimes.ask(kd.export.apply(path), [["serving_default", {"sparse": asked["sparse"].tolist()}]])
+    np.testing.assert_allclose(answer["probability"], live, atol=1e-6)
+    served = SavedModel(base)
+    served.updates.prepared(Delta(path))()
+    applied = run(served, served.signatures["serving_default"], {"sparse": asked["sparse"]})
+    np.testing.assert_allclose(applied["probability"], live, atol=1e-6)
+    served.close()
 
 
 @pytest.mark.slow

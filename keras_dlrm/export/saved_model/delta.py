@@ -78,8 +78,7 @@ def delta(model: Any, base: str | Path) -> Path:
         written, work = aside / "delta", Path(name)
         written.mkdir()
         (written / deltas.REQUESTS).write_text(json.dumps(checks), encoding="utf-8")
-        weights = [ops.convert_to_numpy(v.value) for v in model.weights if not is_table(v)]
-        np.savez(written / deltas.WEIGHTS, **{f"weights/{i}": value for i, value in enumerate(weights)})
+        np.savez(written / deltas.WEIGHTS, **_weights(model))
         task = {"tables": [described_rows(stack) for stack in stored.stacks], **_places(version, earlier)}
         (work / "job.json").write_text(json.dumps(task), encoding="utf-8")
         rows = (part for stack in stored.stacks for part in stack.kept_rows())
@@ -163,6 +162,15 @@ def _run(who: str, arguments: list[str], rows: Iterable[np.ndarray] = ()) -> Non
         raise RuntimeError(f"{who}: {last}")
     if failed:
         raise RuntimeError(f"{who}: {failed}")
+
+
+def _weights(model: Any) -> dict[str, Any]:
+    """All that is in no table, by its name in the version: dense weights, and the ids of the rows of open vocabularies."""
+    dense = [ops.convert_to_numpy(v.value) for v in model.weights if not is_table(v)]
+    known = None if model.embeddings is None else model.embeddings.open
+    maps = [] if known is None else [known.identities(table) for table in known.tables.values()]
+    weights = {f"weights/{i}": value for i, value in enumerate(dense)}
+    return {**weights, **{f"open/{i}/{j}": half for i, halves in enumerate(maps) for j, half in enumerate(halves)}}
 
 
 class _Stored(StoredTables):

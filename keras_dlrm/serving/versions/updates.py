@@ -13,7 +13,7 @@ from keras_dlrm.files.deltas import Delta
 from keras_dlrm.serving.wire.errors import invalid
 
 # Names that `kd.export.savedmodel` gives to variables.
-_KEY = re.compile(r"(?:tables/(?P<table>\d+)/(?P<array>\w+)|(?P<weight>weights/\d+))/\.ATTRIBUTES/VARIABLE_VALUE")
+_KEY = re.compile(r"(?:tables/(?P<table>\d+)/(?P<array>\w+)|(?P<weight>weights/\d+|open/\d+/[01]))/\.ATTRIBUTES/VARIABLE_VALUE")
 
 
 class _Variable(NamedTuple):
