@@ -32,7 +32,8 @@ class Negatives(keras.layers.Layer):
         seed: Seed of the draws from the catalog.
 
     Raises:
-        ValueError: counts of another number of rows than the table of `item_id` has; a catalog that is not of the schema.
+        ValueError: counts of another number of rows than the table of `item_id` has; a catalog that is not of the schema, or one
+            where a vocabulary is open.
     """
 
     def __init__(self, loss: InBatchSoftmax, schema: Schema, item_id: str, seed: int) -> None:
@@ -55,6 +56,12 @@ class Negatives(keras.layers.Layer):
             self.gap = self._kept("gap", np.zeros(self.rows, np.float32))
             self.times = self._kept("times", np.zeros(self.rows, np.int32))
         if loss.catalog is not None:
+            opened = [column.name for column in schema.categorical if column.open is not None]
+            if opened:
+                raise ValueError(
+                    "InBatchSoftmax: uniform_negatives are drawn within a step, where ids of open vocabularies, as of "
+                    f"{opened[0]!r}, have no rows; leave uniform_negatives and catalog out."
+                )
             try:
                 schema.validate(loss.catalog)
             except (KeyError, TypeError, ValueError) as error:

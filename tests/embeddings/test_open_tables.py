@@ -232,6 +232,11 @@ def test_where_an_open_vocabulary_does_not_train(tmp_path, monkeypatch):
 
         with pytest.raises(ValueError, match="workers train at the same time in none; train in one process or with sharded"):
             check(model_of())
+    pair = kd.Schema(categorical=[kd.Categorical("user", 5), kd.Categorical("item", open=OPEN)])
+    tower = kd.models.TwoTower(pair, user=["user"], item=["item"], output_dim=4)
+    catalog = pair.pack({"user": [-1, -1], "item": [2**40, 7]})
+    with pytest.raises(ValueError, match="uniform_negatives are drawn within a step, where ids of open vocabularies, as of 'item'"):
+        tower.compile("adagrad", loss=kd.losses.InBatchSoftmax(uniform_negatives=2, catalog=catalog))
 
 
 def test_schemas_round_trip():
