@@ -22,7 +22,7 @@ def trained(schema, batch, label):
     return model
 
 
-def packed():
+def packed(n=400):
     columns = [
         kd.Categorical("hashed", 9, hashed=True), kd.Categorical("item", open=OPEN), kd.Categorical("plain", 5),
         kd.Categorical("last", hotness=2, table="item", open=OPEN, combiner="mean"),
@@ -38,7 +38,7 @@ def packed():
         })  # fmt: skip
 
     model = trained(schema, rows(600, pool), rng.integers(0, 2, 600))
-    asked = rows(400, [*pool, *rng.integers(0, 2**63 - 1, 30)])
+    asked = rows(n, [*pool, *rng.integers(0, 2**63 - 1, 30)])
     assert (model.embeddings.open.tables["item"].slots.find(asked["sparse"][:, 1]) == 0).sum() > 40
     return model, asked
 
@@ -59,6 +59,20 @@ def test_the_tf1_loader_looks_ids_up_as_the_live_model(tmp_path):
         path = kd.export.savedmodel(model, tmp_path / "model", prune=prune)
         (answer,) = runtimes.ask(path, [["serving_default", {"sparse": asked["sparse"].tolist()}]])
         np.testing.assert_allclose(answer["probability"], model.predict(asked, verbose=0), atol=1e-6)
+
+
+@pytest.mark.soak
+def test_a_hundred_thousand_rows_are_answered_as_live(tmp_path):
+    pytest.importorskip("tensorflow")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, asked = packed(100_000)
+    live = model.predict(asked, batch_size=4096, verbose=0)
+    kd.export.onnx(model, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    np.testing.assert_allclose(session.run(None, asked)[0], live, atol=1e-6)
+    path = kd.export.savedmodel(model, tmp_path / "model")
+    (answer,) = runtimes.ask(path, [["serving_default", {"sparse": asked["sparse"].tolist()}]])
+    np.testing.assert_allclose(answer["probability"], live, atol=1e-6)
 
 
 @pytest.mark.slow
