@@ -199,6 +199,9 @@ def _remove_partial(folder: Path) -> None:
     """Remove what is not, or no longer, a checkpoint. What is not this package's own, or holds anything else, stays."""
     with contextlib.suppress(OSError):
         remove(folder, _owner(folder), _WHAT)
+    # Where a kill came right before its marker was written, or right after that was removed, it is empty.
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _owner(folder: Path) -> str:

@@ -145,6 +145,7 @@ def test_what_a_killed_run_was_writing_goes_with_the_next_save(tmp_path):
     model = build()
     kd.checkpoint.save(model, tmp_path, step=7)
     (tmp_path / "step_0000000007").rename(tmp_path / ".step_0000000007.partial")
+    (tmp_path / ".step_0000000008.partial").mkdir()  # a kill before its marker was written
     kd.checkpoint.save(model, tmp_path, step=10)
     assert [path.name for path in tmp_path.iterdir()] == ["step_0000000010"]
 
