@@ -43,8 +43,8 @@ def hosted(folder, device_rows):
 @pytest.mark.parametrize("kills", [pytest.param(1, marks=suite_on("torch")), pytest.param(20, marks=pytest.mark.soak)])
 def test_a_run_that_is_killed_ends_as_one_in_memory(programs, tmp_path, kills):
     schema = kd.Schema(["x"], [kd.Categorical("c", 500), kd.Categorical("h", 100, hotness=2)])
-    log = PlantedClickLog(schema, seed=0).write(tmp_path / "log", {"train": 240 * kills + 3, "valid": 100, "test": 100})
-    whole = kd.train(log, settings={**SETTINGS, "averaging": 0}, output=tmp_path / "whole", verbose=False)
+    log = PlantedClickLog(schema, seed=0).write(tmp_path / "log", {"train": 160 + 96 * kills + 3, "valid": 100, "test": 100})
+    whole = kd.train(log, settings={**SETTINGS, "averaging": 0, "checkpoint_steps": 1000}, output=tmp_path / "whole", verbose=False)
     program = PROGRAM.format(
         path=sys.path, log=str(log.directory), settings=hosted(tmp_path / "spill", 48), output=str(tmp_path / "killed")
     )
