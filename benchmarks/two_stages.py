@@ -3,8 +3,8 @@
     KERAS_BACKEND=jax python benchmarks/two_stages.py --source data/ml-1m --write
 
 A row is a film that a user rated next, with the films before it. Each user's last film is held out; it is ranked among all films
-that the user has not rated before. The DLRM learns each row beside films that the first stage would have proposed at that time,
-which are the ones that it has to tell apart.
+that the user has not rated before. The DLRM begins with the first stage's tables, and learns each row beside films that the first
+stage would have proposed at that time, which are the ones that it has to tell apart.
 """
 
 from __future__ import annotations
@@ -92,16 +92,17 @@ class Pairs(keras.utils.PyDataset):
         if self.vectors is None:
             return self.log.packed(rows, films), np.ones(BATCH, np.float32)
         scores = self.vectors[0][rows] @ self.vectors[1].T
-        scores[np.arange(BATCH), films] = -np.inf
+        for score, row in zip(scores, rows, strict=True):  # neither what was rated before nor the film itself
+            score[self.log.film[self.log.starts[self.log.user[row]] : row + 1]] = -np.inf
         best = np.argpartition(-scores, CANDIDATES, axis=1)[:, :CANDIDATES]
         drawn = np.take_along_axis(best, self.draw.integers(0, CANDIDATES, (BATCH, NEGATIVES)), axis=1)
         rows, films = np.repeat(rows, 1 + NEGATIVES), np.column_stack([films, drawn]).reshape(-1)
         return self.log.packed(rows, films), np.tile(np.eye(1, 1 + NEGATIVES, dtype=np.float32)[0], BATCH)
 
 
-def compiled(model: Any, steps: int, **loss: Any) -> Any:
+def compiled(model: Any, rate: float, steps: int, **loss: Any) -> Any:
     """The model with Adam, whose rate falls to nothing over the steps."""
-    rate = keras.optimizers.schedules.CosineDecay(0.003, steps)
+    rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     model.compile(keras.optimizers.Adam(rate), **loss, embedding_optimizer=kd.optimizers.Adam(rate, l2=1e-7))
     return model
 
@@ -120,7 +121,7 @@ def one(log: Log, seed: int, epochs: tuple[int, int]) -> dict[str, np.ndarray]:
     tower = kd.models.TwoTower(
         schema, user, item, 32, 64, [128], [128], item_id="film", temperature=0.07, init_scale=0.1, seed=seed)  # fmt: skip
     data = Pairs(log, seed)
-    compiled(tower, epochs[0] * len(data), loss=kd.losses.InBatchSoftmax(log_q=log.popularity + 1))
+    compiled(tower, 0.003, epochs[0] * len(data), loss=kd.losses.InBatchSoftmax(log_q=log.popularity + 1))
     tower.fit(data, epochs=epochs[0], verbose=0)
     catalog = log.packed(np.zeros(log.films, int), np.arange(log.films))
     index = kd.retrieval.Index.build(tower, catalog)
@@ -129,9 +130,10 @@ def one(log: Log, seed: int, epochs: tuple[int, int]) -> dict[str, np.ndarray]:
         rows = np.arange(first, min(first + 2**15, len(users)))
         users[rows] = keras.ops.convert_to_numpy(tower.user_vectors(log.packed(rows, log.film[rows])))
     films_of_tower = keras.ops.convert_to_numpy(tower.item_vectors(catalog))
-    ranker = kd.models.DLRM(schema, 32, top_mlp=[256, 128, 1], interaction="cat_dot", first_order=True, init_scale=0.05, seed=seed)
+    ranker = kd.models.DLRM(schema, 32, top_mlp=[256, 128, 1], interaction="cat_dot", seed=seed)
+    ranker.set_embedding_tables(tower.embedding_tables())
     data = Pairs(log, seed, (users, films_of_tower))
-    compiled(ranker, epochs[1] * len(data), loss="binary_crossentropy")
+    compiled(ranker, 0.001, epochs[1] * len(data), loss="binary_crossentropy")
     ranker.fit(data, epochs=epochs[1], verbose=0)
     asked = log.packed(log.test, log.film[log.test])
     before = [log.film[log.starts[u] : log.test[u]] for u in range(log.users)]
