@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from keras_dlrm.data.kernels import slot_search
+from keras_dlrm.schema.open_vocabulary import EVICT
 from keras_dlrm.support.arguments import choice, integer
 
-EVICT = ("lru", "lfu")
 _DEPTH = 4
 _AGE = 10  # counts are halved after as many uses for each slot
 

@@ -103,7 +103,7 @@ class OpenTables:
             else:
                 slots = each.slots.find(asked)
             codes[:, each.places] = np.where(own >= 0, row_code(slots), own)
-        rows.write_tables(fresh)
+        rows.write(fresh)
         return narrow(self.schema.categorical, codes)
 
     def _of_all(self, codes: np.ndarray, shared: bool) -> tuple[np.ndarray, slice, int]:

@@ -76,18 +76,13 @@ class RowAccess:
                     values[name][here] = part
         return values
 
-    def write(self, table: str, rows: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
-        """Replace rows of a table and of its slots.
+    def write(self, tables: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]]) -> None:
+        """Replace rows of tables and of their slots: one write for each variable, however many tables are in it.
 
         Args:
-            table: Name of a logical table.
-            rows: int32 (n,), numbers of its rows, all different.
-            values: What `read` gives, or some of it.
+            tables: By name of a logical table the numbers of its rows, int32 (n,), all different, and what `read` gives for them,
+                or some of it.
         """
-        self.write_tables({table: (rows, values)})
-
-    def write_tables(self, tables: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]]) -> None:
-        """Replace rows of several tables, `{table: (rows, values)}` as `write` takes them; those of one variable are one write."""
         writes: dict[int, tuple[Any, list[np.ndarray], list[np.ndarray]]] = {}
         for table, (rows, values) in tables.items():
             for shard, variable, first in self.collection.store.parts(table):

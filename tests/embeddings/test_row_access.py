@@ -21,7 +21,7 @@ class Hook:
         self.seen.append((len(ids), training))
         if training:
             values = rows.read("C1", np.array([40, 41], np.int32))
-            rows.write("C1", np.array([40], np.int32), {name: np.full_like(v[:1], 0.25) for name, v in values.items()})
+            rows.write({"C1": (np.array([40], np.int32), {name: np.full_like(v[:1], 0.25) for name, v in values.items()})})
         return np.concatenate([row_code(np.full_like(ids[:, :1], 40)), ids[:, 1:]], axis=1)
 
 
@@ -76,7 +76,7 @@ def test_a_step_trains_the_rows_and_slots_that_a_hook_wrote():
     tables["C1"][40] = 0.25
     plain.set_embedding_tables(tables)
     held = RowAccess(plain.embeddings, plain.optimizer)
-    held.write("C1", np.array([40], np.int32), {"accumulator": np.full((1, 4), 0.25, np.float32)})
+    held.write({"C1": (np.array([40], np.int32), {"accumulator": np.full((1, 4), 0.25, np.float32)})})
     plain.train_on_batch({**x, "sparse": np.concatenate([np.full((40, 1), 40), x["sparse"][:, 1:]], axis=1)}, y)
     for name, table in plain.embedding_tables().items():
         np.testing.assert_allclose(model.embedding_tables()[name], table, rtol=1e-6, atol=1e-7)
@@ -94,7 +94,7 @@ def test_rows_and_slots_are_read_as_they_were_written(rule):
     shapes = {ROWS: (4,), **{name: shape for name, (shape, _) in access.slots("C1").items()}}
     values = {name: rng.random((11, *shape), np.float32) for name, shape in shapes.items()}
     before, tags = model.embedding_tables()["C1"], model.embedding_tables()["tags"]
-    access.write("C1", rows, values)
+    access.write({"C1": (rows, values)})
     for name, read in access.read("C1", rows).items():
         np.testing.assert_array_equal(read, values[name])
     after, others = model.embedding_tables()["C1"], np.setdiff1d(np.arange(50), rows)
@@ -104,7 +104,7 @@ def test_rows_and_slots_are_read_as_they_were_written(rule):
 
 def test_an_error_of_a_hook_leaves_the_model_as_it_is():
     def refuse(ids, rows, training):
-        rows.write("C1", np.array([3], np.int32), {ROWS: np.full((1, 4), 0.5, np.float32)})
+        rows.write({"C1": (np.array([3], np.int32), {ROWS: np.full((1, 4), 0.5, np.float32)})})
         raise ValueError("the hook refuses")
 
     model = model_with(refuse)
