@@ -10,8 +10,8 @@ Each adapter has the same functions, but for those that are plain where its fram
 - `read(variable, start, stop)` → a float32 NumPy copy of the rows [start, stop); `write(variable, start, rows)` replaces rows from
   `start` on by float32 NumPy ones. Neither needs memory for more than those rows. On TensorFlow `copy` is which of a strategy's
   copies in this process; all are written where it is not given.
-- `read_rows(variable, ids)` → a float32 NumPy copy of rows (n, …), for NumPy int32 ids (n,); `write_rows(variable, ids, rows)`
-  replaces them by float32 NumPy ones, in place. Between steps, not in them.
+- `read_rows(variable, ids)` → a float32 NumPy copy of rows (n, …), for NumPy int32 ids (n,). Between steps, not in them.
+- `write_rows(variable, ids, rows)` replaces such rows by float32 NumPy ones, in place. Likewise between steps.
 - `replicas()` → the tf.distribute strategy in whose scope this is, if it has replicas that each call the model; else `None`.
 - `is_concrete(x)` → whether an array or tensor has values now: not in a graph, nor where Keras asks for shapes.
 - `can_write()` → whether variables have values to write to now: not while Keras traces a model to build it.

@@ -165,7 +165,7 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_written(tmp_path
 @pytest.mark.parametrize(("tables", "prune"), [("int8", None), ("int4", "untrained")])
 def test_tables_in_fewer_bytes_answer_as_the_live_model_does_on_them(tmp_path, monkeypatch, tables, prune):
     # As of a large model, only the rows that are asked for are loaded by the check.
-    monkeypatch.setattr(importlib.import_module("keras_dlrm.export.saved_model.savedmodel"), "_LOADED", 0)
+    monkeypatch.setattr(importlib.import_module("keras_dlrm.export.saved_model.savedmodel"), "LOADED", 0)
     schema = kd.Schema(dense=["d"], categorical=[kd.Categorical("a", 3000), kd.Categorical("b", 4000, hotness=2, oov=None)])
     model = kd.models.DLRM(schema, 16, [16], [8, 1], seed=0)
     trained = {name: rows + (np.arange(len(rows)) % 4 == 1)[:, None] * 0.5 for name, rows in model.embedding_tables().items()}
