@@ -19,6 +19,7 @@ import keras
 import keras_dlrm as kd
 
 sys.path.insert(0, sys.argv[2])
+from helpers.calls import called
 from helpers.zoo import KINDS, MODELS as ZOO, data
 
 schema = kd.Schema(dense=["a", "b"], categorical=[
@@ -74,7 +75,7 @@ if keras.backend.backend() == "jax":
     for kind in KINDS:
         model = ZOO[kind].make()
         model.save(folder / f"{kind}.keras")
-        np.save(folder / f"{kind}.npy", model(data(model.schema)[0]))
+        np.save(folder / f"{kind}.npy", called(model, data(model.schema)[0]))
 print(json.dumps(out))
 """
 )
@@ -87,7 +88,7 @@ p = model.predict(batch(1)[0], verbose=0)
 loss = model.train_on_batch(*batch(2))
 for kind in KINDS:
     other = keras.saving.load_model(Path(sys.argv[1]) / f"{kind}.keras")
-    got = keras.ops.convert_to_numpy(other(data(other.schema)[0]))
+    got = keras.ops.convert_to_numpy(called(other, data(other.schema)[0]))
     np.testing.assert_allclose(got, np.load(Path(sys.argv[1]) / f"{kind}.npy"), atol=1e-6, rtol=0, err_msg=kind)
 print(json.dumps({"p": p.tolist(), "iterations": int(model.optimizer.iterations), "finite": bool(np.isfinite(loss).all())}))
 """
