@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from helpers import runtimes
+from helpers.suite import suite_on
 
 import keras_dlrm as kd
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
@@ -51,7 +52,7 @@ def test_onnx_runtime_looks_ids_up_as_the_live_model(tmp_path):
     np.testing.assert_allclose(session.run(None, asked)[0], model.predict(asked, verbose=0), atol=1e-6)
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_the_tf1_loader_looks_ids_up_as_the_live_model(tmp_path):
     pytest.importorskip("tensorflow")
     model, asked = packed()
@@ -75,7 +76,7 @@ def test_a_hundred_thousand_rows_are_answered_as_live(tmp_path):
     np.testing.assert_allclose(answer["probability"], live, atol=1e-6)
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_a_delta_has_the_ids_of_the_rows_of_its_time(tmp_path):
     pytest.importorskip("tensorflow")
     from keras_dlrm.serving.versions.operations import run
@@ -97,7 +98,7 @@ def test_a_delta_has_the_ids_of_the_rows_of_its_time(tmp_path):
     served.close()
 
 
-@pytest.mark.slow
+@suite_on("tensorflow")
 def test_raw_texts_and_numbers_are_ids_of_63_bits(tmp_path):
     pytest.importorskip("tensorflow")
     rng = np.random.default_rng(0)
