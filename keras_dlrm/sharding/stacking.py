@@ -1,6 +1,7 @@
 """Stacks of tables that share a variable: where their rows are in it, and which of its rows an id asks for."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 
@@ -63,7 +64,7 @@ class Stack:
         """Rows looked up for an example."""
         return len(self.per_position["start"])
 
-    @property
+    @functools.cached_property
     def starts(self) -> dict[str, int]:
         """First row of each table."""
         firsts = np.cumsum([0, *(table.rows for table in self.tables)])
