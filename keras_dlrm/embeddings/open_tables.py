@@ -140,8 +140,8 @@ class OpenTables:
             # Columns of the lookup, and those that were found behind them, in the order of the positions.
             order = np.arange(stack.positions, dtype=np.int32)
             order[places] = stack.positions + np.arange(len(places))
-            found = self._found(each, ops.take(ids, places, axis=1))
-            every = ops.take(ops.concatenate([rows, found], axis=1), order, axis=1)
+            of_open = self._slots_in_graph(each, ops.take(ids, places, axis=1))
+            every = ops.take(ops.concatenate([rows, of_open], axis=1), order, axis=1)
             rows = ops.where(ids >= 0, every, rows)
         return rows
 
@@ -152,7 +152,7 @@ class OpenTables:
             if name in self.tables and len(places):
                 yield places.astype(np.int32), self.tables[name]
 
-    def _found(self, each: OpenTable, ids: Any) -> Any:
+    def _slots_in_graph(self, each: OpenTable, ids: Any) -> Any:
         """Ids (B, n) → rows, int32 (B, n), 0 where an id has none."""
         low, high = each.constants or map(ops.convert_to_tensor, self.identities(each))
         ids = ops.where(ids >= 0, ids, ops.zeros_like(ids))
@@ -179,7 +179,7 @@ class OpenTables:
     # -- state -------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, np.ndarray]:
-        """What all maps know, by table and array: `item/identities` and so on."""
+        """State of all maps, by table and array: `item/identities` and so on."""
         return {f"{name}/{key}": array for name, each in self.tables.items() for key, array in each.slots.state().items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:

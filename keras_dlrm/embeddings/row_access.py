@@ -108,7 +108,7 @@ class RowAccess:
 
 
 class BeforeStep(Protocol):
-    """What a collection does with a batch right before a step, in `EmbeddingCollection.before_steps`.
+    """Change of a batch, and of rows, right before a step: an entry of `EmbeddingCollection.before_steps`.
 
     It runs in the thread that consumes the batches, once for each, in their order, also before steps that only evaluate or
     predict; Keras's look at a batch to build a model is no step.

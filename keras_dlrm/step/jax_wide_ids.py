@@ -43,12 +43,12 @@ class WideIds:
         return np.ascontiguousarray(self._halves).view(np.int64).astype(dtype or np.int64)
 
     def tree_flatten(self) -> tuple[Any, None]:
-        """As JAX asks for."""
+        """The halves, and nothing that is static."""
         return (self._halves,), None
 
     @classmethod
     def tree_unflatten(cls, _: None, children: Any) -> Any:
-        """As JAX asks for."""
+        """Inverse of `tree_flatten`."""
         return cls(*children)
 
 

@@ -156,7 +156,7 @@ def _bucket(key, buckets):  # type: ignore[no-untyped-def]
 
 @compiled
 def _mixed(x):  # type: ignore[no-untyped-def]
-    """As `keras_dlrm.schema.hashing.mix`."""
+    """Compiled `keras_dlrm.schema.hashing.mix`."""
     word = np.uint64(0xFFFFFFFF)
     x = ((x ^ (x >> np.uint64(16))) * np.uint64(0x7FEB352D)) & word
     x = ((x ^ (x >> np.uint64(15))) * np.uint64(0x846CA68B)) & word

@@ -129,10 +129,10 @@ def _with_slots(graph: Graph, maps: Any, stack: Any, ids: str, local: str) -> st
         known = graph.op("Gather", each.slots.identities, buckets, axis=0)
         same = graph.op("Cast", graph.op("Equal", known, graph.op("Unsqueeze", own, _ints(-1))), to=element_type("int32"))
         way = graph.op("ArgMax", same, axis=-1, keepdims=0)
-        there = graph.op("Cast", graph.op("ReduceMax", same, _ints(-1), keepdims=0), to=element_type("bool"))
+        known_id = graph.op("Cast", graph.op("ReduceMax", same, _ints(-1), keepdims=0), to=element_type("bool"))
         slot = graph.op("Add", graph.op("Add", graph.op("Mul", buckets, _ints(each.slots.ways)), way), _ints(1))
-        found = graph.op("Where", there, slot, _ints(0))
-        every = graph.op("Gather", graph.op("Concat", local, found, axis=1), order, axis=1)
+        of_open = graph.op("Where", known_id, slot, _ints(0))
+        every = graph.op("Gather", graph.op("Concat", local, of_open, axis=1), order, axis=1)
         local = graph.op("Where", graph.op("GreaterOrEqual", ids, _ints(0)), every, local)
     return local
 

@@ -213,9 +213,9 @@ def _fault(model: Any, stored: StoredTables, version: Path, described: dict[str,
     shapes = {} if model.embeddings is None else model.embeddings.table_shapes
     tables = {name: {"rows": rows, "width": width, "stored_as": kinds[name]} for name, (rows, width) in shapes.items()}
     for name in sorted({*tables, *described["tables"]}):
-        here, there = tables.get(name), described["tables"].get(name)
-        if here != there:
-            return f"has another table {name!r}: {_words(there)}, where the model has {_words(here)}"
+        of_model, of_base = tables.get(name), described["tables"].get(name)
+        if of_model != of_base:
+            return f"has another table {name!r}: {_words(of_base)}, where the model has {_words(of_model)}"
     if described["structure"] != manifest.structure_of(model):
         return "has another structure than the model: vocabularies, statistics, layers or their options differ"
     return None

@@ -250,7 +250,7 @@ def _function(function: Callable[[Mapping[str, Any]], dict[str, Any]], specs: Ma
 
 
 def not_written(error: Exception) -> str:
-    """What to say where a disk takes no more."""
+    """The message where a disk takes no more."""
     reason = str(error).strip().splitlines()[0].split("}} ")[-1].split(" [Op:")[0]
     return f"not written ({reason}); see that the folder can be written to and has room."
 
