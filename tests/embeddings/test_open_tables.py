@@ -12,6 +12,8 @@ import keras_dlrm as kd
 from keras_dlrm.embeddings.row_access import ROWS, RowAccess
 from keras_dlrm.initializers import rows_of_ids
 
+pytestmark = pytest.mark.slow
+
 OPEN = kd.Open(32, admit=2, evict="lfu")
 SCHEMA = kd.Schema(
     ["I1"],

@@ -116,6 +116,7 @@ def test_the_server_answers_and_its_page_knows_that_the_answer_is_a_list(tmp_pat
     assert {field["name"] for field in fields} == {"user", "age", "exclude"}
 
 
+@pytest.mark.slow
 def test_small_catalogs_and_ids_that_are_numbers(tmp_path):
     schema = kd.Schema(categorical=[kd.Categorical("user", 10), kd.Categorical("item", 20)])
     tower = kd.models.TwoTower(schema, user=["user"], item=["item"], embedding_dim=4, output_dim=4, seed=0)

@@ -12,7 +12,7 @@ from helpers.saved_models import serving
 from keras_dlrm.files.checksums import read_json, unsealed
 from keras_dlrm.files.deltas import FILE
 
-pytestmark = pytest.mark.neutral
+pytestmark = [pytest.mark.slow, pytest.mark.neutral]
 
 IDS = list(range(0, ROWS, 7))
 BODY = {"inputs": {"ids": IDS}}

@@ -14,6 +14,8 @@ from keras_dlrm.export.tables.stored_tables import StoredTables, untrained_rows
 from keras_dlrm.models.not_finite import NotFinite
 from keras_dlrm.sharding.stacking import stack_rows
 
+pytestmark = pytest.mark.slow
+
 BATCH, STEPS = 32, 12
 SCHEMA = kd.Schema(
     dense=["I1"],
