@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,27 @@ __all__ = [
 
 # Keras's keyword, with which `fit` calls `evaluate` for the validation data that it prepared once.
 CACHED_EVALUATION = "_use_cached_eval_dataset"
+
+
+class WrappedAdapter(DataAdapter):
+    """An adapter of the same batches as another one, `whole`; subclasses change how these come, for the backend's own loops."""
+
+    def __init__(self, whole: Any) -> None:
+        self.whole = whole
+
+    def get_numpy_iterator(self) -> Iterator[Any]:
+        return self.whole.get_numpy_iterator()  # type: ignore[no-any-return]
+
+    num_batches = property(operator.attrgetter("whole.num_batches"))
+    batch_size = property(operator.attrgetter("whole.batch_size"))
+    has_partial_batch = property(operator.attrgetter("whole.has_partial_batch"))
+    partial_batch_size = property(operator.attrgetter("whole.partial_batch_size"))
+
+    def on_epoch_begin(self) -> None:
+        self.whole.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        self.whole.on_epoch_end()
 
 
 class OpenModel(keras.Model):

@@ -16,7 +16,8 @@ VERSION = 1
 WEIGHTS = "weights.npz"
 # Questions to the model, and the answers that it gave when the delta was written.
 REQUESTS = "requests.json"
-_FULL = "write a full version (kd.export.savedmodel)"
+#: The way out where a delta cannot be made or applied.
+FULL = "write a full version (kd.export.savedmodel)"
 
 
 def is_delta(path: Path) -> bool:
@@ -141,13 +142,13 @@ def chain(path: Path, loaded: str | None = None) -> list[Path]:
             return places
         number = int(base["number"])
         if number >= int(delta.stem):
-            raise ValueError(f"{delta / FILE} is damaged: its base is version {number}; {_FULL}.")
-        there = [p for p in (path.with_name(str(number)), path.with_name(f"{number}{SUFFIX}")) if p.is_dir()]
-        if not there:
-            raise FileNotFoundError(f"{delta} changes version {number}, which is not in {path.parent}; {_FULL}.")
-        same = [p for p in there if state_of(p) == base["state"]]
+            raise ValueError(f"{delta / FILE} is damaged: its base is version {number}; {FULL}.")
+        bases = [p for p in (path.with_name(str(number)), path.with_name(f"{number}{SUFFIX}")) if p.is_dir()]
+        if not bases:
+            raise FileNotFoundError(f"{delta} changes version {number}, which is not in {path.parent}; {FULL}.")
+        same = [p for p in bases if state_of(p) == base["state"]]
         if not same:
-            raise ValueError(f"{delta} is of another base: {there[0]} is not the version that it was written for; {_FULL}.")
+            raise ValueError(f"{delta} is of another base: {bases[0]} is not the version that it was written for; {FULL}.")
         places.insert(0, same[0])
     return places
 

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from keras_dlrm.backend.private_keras import DataAdapter
+from keras_dlrm.backend.private_keras import WrappedAdapter
 
 AHEAD = 2  # batches
 
@@ -33,36 +33,15 @@ class LookAhead:
         yield from waiting
 
 
-class AdapterAhead(DataAdapter):
+class AdapterAhead(WrappedAdapter):
     """An adapter whose batches are looked at ahead: on torch Keras hands over no iterator."""
 
-    def __init__(self, adapter: Any, expect: Callable[[Any], None]) -> None:
-        self._adapter, self._expect = adapter, expect
+    def __init__(self, whole: Any, expect: Callable[[Any], None]) -> None:
+        super().__init__(whole)
+        self._ahead = LookAhead(expect)
 
-    def get_numpy_iterator(self) -> Any:
-        return LookAhead(self._expect)(self._adapter.get_numpy_iterator())
+    def get_numpy_iterator(self) -> Iterator[Any]:
+        return self._ahead(super().get_numpy_iterator())
 
     def get_torch_dataloader(self) -> Any:
-        return LookAhead(self._expect)(iter(self._adapter.get_torch_dataloader()))
-
-    @property
-    def num_batches(self) -> Any:
-        return self._adapter.num_batches
-
-    @property
-    def batch_size(self) -> Any:
-        return self._adapter.batch_size
-
-    @property
-    def has_partial_batch(self) -> Any:
-        return self._adapter.has_partial_batch
-
-    @property
-    def partial_batch_size(self) -> Any:
-        return self._adapter.partial_batch_size
-
-    def on_epoch_begin(self) -> None:
-        self._adapter.on_epoch_begin()
-
-    def on_epoch_end(self) -> None:
-        self._adapter.on_epoch_end()
+        return self._ahead(iter(self.whole.get_torch_dataloader()))

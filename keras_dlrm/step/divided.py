@@ -1,13 +1,11 @@
 """Division of batches among the replicas of a tf.distribute strategy."""
 
-import operator
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_dlrm.backend.private_keras import DataAdapter
+from keras_dlrm.backend.private_keras import WrappedAdapter
 from keras_dlrm.sharding.part import FILLER
 
 
@@ -55,14 +53,14 @@ class _Parts(tf.distribute.DistributedDataset):
         return self._dataset.reduce(initial_state, reduce_func)
 
 
-class Divided(DataAdapter):
+class Divided(WrappedAdapter):
     """Keras's adapter of whole batches, but each element has the parts of this worker's replicas, one above the other.
 
     The whole batches are the same in every worker; of `n` replicas, `here` are here, from `first` on.
     """
 
     def __init__(self, whole: Any, n: int, first: int, here: int) -> None:
-        self.whole = whole
+        super().__init__(whole)
 
         def parts(*batch: Any) -> Any:
             whole = cut(batch if len(batch) > 1 else batch[0], n)
@@ -77,17 +75,3 @@ class Divided(DataAdapter):
 
     def get_tf_dataset(self) -> Any:
         return self._dataset
-
-    def get_numpy_iterator(self) -> Iterator[Any]:
-        return self.whole.get_numpy_iterator()  # type: ignore[no-any-return]
-
-    num_batches = property(operator.attrgetter("whole.num_batches"))
-    batch_size = property(operator.attrgetter("whole.batch_size"))
-    has_partial_batch = property(operator.attrgetter("whole.has_partial_batch"))
-    partial_batch_size = property(operator.attrgetter("whole.partial_batch_size"))
-
-    def on_epoch_begin(self) -> None:
-        self.whole.on_epoch_begin()
-
-    def on_epoch_end(self) -> None:
-        self.whole.on_epoch_end()

@@ -1,6 +1,5 @@
 """Ids of 64 bits on JAX, on their way from data to the hooks before a step."""
 
-import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +7,7 @@ import jax
 import keras
 import numpy as np
 
-from keras_dlrm.backend.private_keras import DataAdapter
+from keras_dlrm.backend.private_keras import WrappedAdapter
 
 
 @jax.tree_util.register_pytree_node_class
@@ -57,30 +56,9 @@ def wide(x: Any) -> Any:
     return keras.tree.map_structure(WideIds.of, x)
 
 
-class WideBatches(DataAdapter):
-    """Keras's adapter of some data, with wide ids in halves.
-
-    Args:
-        adapter: The adapter.
-    """
-
-    def __init__(self, adapter: Any) -> None:
-        self.adapter = adapter
+class WideBatches(WrappedAdapter):
+    """Keras's adapter of some data, with wide ids in halves."""
 
     def get_jax_iterator(self) -> Iterator[Any]:
-        for batch in self.adapter.get_jax_iterator():
+        for batch in self.whole.get_jax_iterator():
             yield (wide(batch[0]), *batch[1:]) if isinstance(batch, tuple) else wide(batch)
-
-    def get_numpy_iterator(self) -> Iterator[Any]:
-        return self.adapter.get_numpy_iterator()  # type: ignore[no-any-return]
-
-    num_batches = property(operator.attrgetter("adapter.num_batches"))
-    batch_size = property(operator.attrgetter("adapter.batch_size"))
-    has_partial_batch = property(operator.attrgetter("adapter.has_partial_batch"))
-    partial_batch_size = property(operator.attrgetter("adapter.partial_batch_size"))
-
-    def on_epoch_begin(self) -> None:
-        self.adapter.on_epoch_begin()
-
-    def on_epoch_end(self) -> None:
-        self.adapter.on_epoch_end()

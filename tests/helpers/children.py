@@ -1,8 +1,11 @@
 """Programs that a test starts: their environment, and what a launcher's processes do, as Linux tells it."""
 
 import os
+import random
 import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +27,17 @@ def kill(process):
     name = Path(f"/proc/{process.pid}/comm").read_text().strip()
     os.kill(int(name) if name.isdecimal() else process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
+
+
+def kill_after_save(process: subprocess.Popen[str], saved: Callable[[], bool], moments: random.Random) -> None:
+    """Kill a training, which prints a line when it trains, at a random moment after it has saved."""
+    assert process.stdout is not None
+    process.stdout.readline()
+    while not saved():
+        time.sleep(0.02)
+    time.sleep(moments.uniform(0.0, 0.6))
+    kill(process)
+    process.stdout.close()
 
 
 def stat(pid):

@@ -1,14 +1,7 @@
 """Runs with host tables: what a kill at any moment leaves continues to the results of a run in memory that nothing stopped."""
 
-import os
-import random
-import subprocess
-import sys
-import time
-
-import keras
 import pytest
-from helpers.children import kill
+from helpers.killed_runs import train_and_kill
 from helpers.suite import suite_on
 
 import keras_dlrm as kd
@@ -20,21 +13,6 @@ SETTINGS = {
     "model.top_mlp": [4, 1], "model.dropout": 0.1,
 }  # fmt: skip
 
-PROGRAM = """
-import sys, time
-sys.path[:0] = {path!r}
-import keras_dlrm as kd
-from keras_dlrm.training.callbacks import Resume
-
-end = Resume.on_train_batch_end
-def slow(self, batch, logs=None):
-    end(self, batch, logs)
-    print(batch, flush=True)
-    time.sleep(0.05)
-Resume.on_train_batch_end = slow
-kd.train({log!r}, settings={settings!r}, output={output!r}, verbose=False)
-"""
-
 
 def hosted(folder, device_rows):
     return {**SETTINGS, "model.embedding_options": {"host": {"path": str(folder), "device_rows": device_rows}}}
@@ -45,22 +23,7 @@ def test_a_run_that_is_killed_ends_as_one_in_memory(programs, tmp_path, kills):
     schema = kd.Schema(["x"], [kd.Categorical("c", 500), kd.Categorical("h", 100, hotness=2)])
     log = PlantedClickLog(schema, seed=0).write(tmp_path / "log", {"train": 160 + 96 * kills + 3, "valid": 100, "test": 100})
     whole = kd.train(log, settings={**SETTINGS, "averaging": 0, "checkpoint_steps": 1000}, output=tmp_path / "whole", verbose=False)
-    program = PROGRAM.format(
-        path=sys.path, log=str(log.directory), settings=hosted(tmp_path / "spill", 48), output=str(tmp_path / "killed")
-    )
-    moments = random.Random(0)
-    for _ in range(kills):
-        process = subprocess.Popen(
-            [str(programs / "python"), "-c", program], env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        process.stdout.readline()  # it trains
-        while not (tmp_path / "killed" / "resume.npz").exists():
-            time.sleep(0.02)
-        time.sleep(moments.uniform(0.0, 0.6))
-        kill(process)
-        process.stdout.close()
-    assert not (tmp_path / "killed" / "result.json").exists()
+    train_and_kill(programs, log, hosted(tmp_path / "spill", 48), tmp_path / "killed", kills)
     assert list((tmp_path / "spill").iterdir()) == []  # of the file of rows nothing is left
     # The cache may be of another size, and elsewhere.
     ended = kd.train(log, settings=hosted(tmp_path / "elsewhere", 60), output=tmp_path / "killed", verbose=False)

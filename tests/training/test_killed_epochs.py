@@ -9,13 +9,12 @@ import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from helpers.children import kill
+from helpers.children import kill_after_save
 from helpers.suite import suite_on
 
 from keras_dlrm.data.synthetic import PlantedClickLog
@@ -82,13 +81,7 @@ def test_an_epoch_killed_at_random_moments_ends_as_an_uninterrupted_one(programs
     moments = random.Random(0)
     for _ in range(kills):
         process = start(programs, log.directory, killed, "--slow")
-        assert process.stdout is not None
-        process.stdout.readline()  # it trains
-        while not any((killed / "resume").glob("step_*")):
-            time.sleep(0.02)
-        time.sleep(moments.uniform(0.0, 0.6))
-        kill(process)
-        process.stdout.close()
+        kill_after_save(process, lambda: any((killed / "resume").glob("step_*")), moments)
     assert any((killed / "resume").glob("step_*")) and not (killed / "end.npz").exists()
     assert finish(programs, log.directory, killed) == 0
     with np.load(whole / "end.npz") as expected, np.load(killed / "end.npz") as found:

@@ -1,16 +1,9 @@
 """Runs with open vocabularies: from a table to scores on the command line, after a kill at any moment, and on streams."""
 
-import os
-import random
-import subprocess
-import sys
-import time
-
-import keras
 import numpy as np
 import polars as pl
 import pytest
-from helpers.children import kill
+from helpers.killed_runs import train_and_kill
 from helpers.suite import suite_on
 
 import keras_dlrm as kd
@@ -28,21 +21,6 @@ SETTINGS = {
     "model.top_mlp": [4, 1],
 }  # fmt: skip
 OPEN = kd.Open(32, admit=2, evict="lfu")
-
-PROGRAM = """
-import sys, time
-sys.path[:0] = {path!r}
-import keras_dlrm as kd
-from keras_dlrm.training.callbacks import Resume
-
-end = Resume.on_train_batch_end
-def slow(self, batch, logs=None):
-    end(self, batch, logs)
-    print(batch, flush=True)
-    time.sleep(0.05)
-Resume.on_train_batch_end = slow
-kd.train({log!r}, settings={settings!r}, output={output!r}, verbose=False)
-"""
 
 
 def table_of(rows):
@@ -105,20 +83,7 @@ def test_a_run_that_is_killed_ends_as_one_that_nothing_stopped(programs, tmp_pat
                 writer.append(split, {**x, "sparse": x["sparse"].astype(np.int64)}, y)
     log = kd.data.open(tmp_path / "log")
     whole = kd.train(log, settings=SETTINGS, output=tmp_path / "whole", verbose=False)
-    program = PROGRAM.format(path=sys.path, log=str(log.directory), settings=SETTINGS, output=str(tmp_path / "killed"))
-    moments = random.Random(0)
-    for _ in range(kills):
-        process = subprocess.Popen(
-            [str(programs / "python"), "-c", program], env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        process.stdout.readline()  # it trains
-        while not (tmp_path / "killed" / "resume.npz").exists():
-            time.sleep(0.02)
-        time.sleep(moments.uniform(0.0, 0.6))
-        kill(process)
-        process.stdout.close()
-    assert not (tmp_path / "killed" / "result.json").exists()
+    train_and_kill(programs, log, SETTINGS, tmp_path / "killed", kills)
     ended = kd.train(log, settings=SETTINGS, output=tmp_path / "killed", verbose=False)
     assert ended.result["test"] == whole.result["test"]
     for name in ("loss", "val_auc"):

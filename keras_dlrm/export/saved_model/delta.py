@@ -20,14 +20,13 @@ from keras_dlrm.export.saved_model.savedmodel import CHECK, LOADED, checked_requ
 from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.files import deltas
 from keras_dlrm.files.checksums import CHECKSUM
-from keras_dlrm.files.deltas import Delta, chain, is_delta, state_of, version_manifest
+from keras_dlrm.files.deltas import FULL, Delta, chain, is_delta, state_of, version_manifest
 from keras_dlrm.files.durable import full_disk, sync, workspace
 from keras_dlrm.files.inventory import check_version
 from keras_dlrm.models.not_finite import require_finite
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.installs import require
 
-_FULL = "write a full version (kd.export.savedmodel)"
 _PROGRAM = "keras_dlrm.export.saved_model.delta_files"
 
 
@@ -56,7 +55,7 @@ def delta(model: Any, base: str | Path) -> Path:
     """
     base = Path(base)
     if own.is_functional("delta", model):
-        raise ValueError("delta: a functional SparseModel has no deltas; write a full version (kd.export.savedmodel).")
+        raise ValueError(f"delta: a functional SparseModel has no deltas; {FULL}.")
     if not (is_delta(base) or base.name.isascii() and base.name.isdecimal()):
         fix = "give one that kd.export.savedmodel wrote, or a delta"
         raise ValueError(f"delta: base={str(base)!r} is not called as a version is; {fix}.")
@@ -196,7 +195,7 @@ def _check_base(model: Any, stored: StoredTables, version: Path, described: dict
     """`ValueError` where a delta of a model cannot be applied to a version, or what it stands on."""
     fault = _fault(model, stored, version, described)
     if fault is not None:
-        raise ValueError(f"delta: {version} {fault}; {_FULL}.")
+        raise ValueError(f"delta: {version} {fault}; {FULL}.")
 
 
 def _fault(model: Any, stored: StoredTables, version: Path, described: dict[str, Any]) -> str | None:

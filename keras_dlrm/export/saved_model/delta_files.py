@@ -15,7 +15,7 @@ from keras_dlrm.export.elsewhere import arguments
 from keras_dlrm.export.saved_model.savedmodel import part_rows
 from keras_dlrm.export.saved_model.writing import DISK, not_written
 from keras_dlrm.export.tables.taped_tables import VALUE, Part, parts, replace_rows, table_key
-from keras_dlrm.files.deltas import REQUESTS, WEIGHTS, Delta, array_file, changed, rows_file
+from keras_dlrm.files.deltas import FULL, REQUESTS, WEIGHTS, Delta, array_file, changed, rows_file
 from keras_dlrm.files.paths import plain_path
 
 _TABLE = re.compile(rf"tables/(\d+)/(\w+)/{re.escape(VALUE)}")
@@ -61,12 +61,11 @@ class _Version:
         with np.load(path / WEIGHTS) as saved:
             weights = {f"{name}/{VALUE}": saved[name] for name in saved.files}
         for key in sorted({*weights, *self.others}):
-            here = weights[key].shape if key in weights else None
-            there = tuple(self.shapes[key]) if key in self.shapes else None
+            new = weights[key].shape if key in weights else None
+            known = tuple(self.shapes[key]) if key in self.shapes else None
             # A number of rows that a graph leaves open may change.
-            if here is None or there is None or len(here) != len(there) or here[1:] != there[1:]:
-                fix = "write a full version (kd.export.savedmodel)"
-                sys.exit(f"not written: variable {key} is {there} in {self.path}, {here} in the model; {fix}.")
+            if new is None or known is None or len(new) != len(known) or new[1:] != known[1:]:
+                sys.exit(f"not written: variable {key} is {known} in {self.path}, {new} in the model; {FULL}.")
         return {key: tf.constant(array.view(self.dtypes[key].as_numpy_dtype)) for key, array in weights.items()}
 
 
