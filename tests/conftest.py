@@ -85,15 +85,9 @@ def _preloaded(backend: str, folder: Path) -> AbstractContextManager[Path]:
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory) -> Iterator[Path]:
-    """Folder of a `python` and a `keras-dlrm` that begin with Keras imported on this backend: see helpers/preloaded.py.
-
-    JAX is not made for that: there they are the environment's own.
-    """
+    """Folder of a `python` and a `keras-dlrm` that begin with Keras imported on this backend: see helpers/preloaded.py."""
     import keras
 
-    if keras.backend.backend() == "jax":
-        yield Path(sys.executable).parent
-        return
     with _preloaded(keras.backend.backend(), tmp_path_factory.mktemp("programs")) as folder:
         yield folder
 

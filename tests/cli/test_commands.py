@@ -312,9 +312,9 @@ def test_the_learning_rate_is_that_of_every_optimizer_without_one(
 
 
 @suite_on("torch")
-def test_a_saved_model_is_evaluated_in_a_new_process(planted: Path, tmp_path: Path) -> None:
+def test_a_saved_model_is_evaluated_in_a_new_process(planted: Path, programs: Path, tmp_path: Path) -> None:
     small = ["--set", "model.bottom_mlp=[8,4]", "--set", "model.top_mlp=[8,1]"]
     assert run("train", "--data", planted, "--output", tmp_path / "run", *TINY, *small)[0] == 0
-    command = [sys.executable, "-m", "keras_dlrm.cli", "evaluate", str(tmp_path / "run" / "model.keras")]
+    command = [programs / "keras-dlrm", "evaluate", str(tmp_path / "run" / "model.keras")]
     done = subprocess.run([*command, "--data", str(planted), "--json"], check=True, capture_output=True, text=True)
     assert last_json(done.stdout)["rows"] == 300

@@ -54,9 +54,9 @@ def on_a_terminal(*command: str) -> tuple[int, list[str]]:
 
 
 @pytest.mark.slow
-def test_training_on_a_terminal_shows_its_own_words_in_80_columns(planted: Path, tmp_path: Path) -> None:
+def test_training_on_a_terminal_shows_its_own_words_in_80_columns(planted: Path, programs: Path, tmp_path: Path) -> None:
     small = ["--set", "model.embedding_dim=4", "--set", "model.bottom_mlp=[8, 4]", "--batch-size", "4", "--epochs", "1"]
-    command = [sys.executable, "-m", "keras_dlrm.cli", "train", "--data", str(planted), "--output", str(tmp_path / "run"), *small]
+    command = [str(programs / "keras-dlrm"), "train", "--data", str(planted), "--output", str(tmp_path / "run"), *small]
     code, lines = on_a_terminal(*command)
     assert code == 0, lines
     assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80, lines

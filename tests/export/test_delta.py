@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 import time
 
 import keras
@@ -53,7 +52,7 @@ def dense_weights(model):
 
 
 @pytest.fixture(scope="module", params=["int4"])
-def published(request, tmp_path_factory):
+def published(request, tmp_path_factory, quick_exports):
     """A model, its base, two deltas and the rows of each, and the version that they make."""
     folder = tmp_path_factory.mktemp("served") / "clicks [1]"  # a name that TensorFlow would take for a pattern
     model = made()
@@ -161,14 +160,14 @@ except (OSError, RuntimeError) as error:
 """
 
 
-def write_elsewhere(base, limit):
-    command = [sys.executable, "-c", PROGRAM, str(base), str(limit)]
+def write_elsewhere(programs, base, limit):
+    command = [programs / "python", "-c", PROGRAM, str(base), str(limit)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
 
 
-def killed(base, seconds):
+def killed(programs, base, seconds):
     """Kill a process that writes a delta, some time after it began; a delta is there and whole, or absent."""
-    process = write_elsewhere(base, 2**30)
+    process = write_elsewhere(programs, base, 2**30)
     while not list(base.parent.glob(".writing-*/delta/requests.json")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -180,13 +179,13 @@ def killed(base, seconds):
 
 
 @slow
-def test_a_full_disk_and_a_kill_leave_nothing(published, tmp_path):
+def test_a_full_disk_and_a_kill_leave_nothing(published, programs, tmp_path):
     folder = tmp_path / "clicks"
     base = shutil.copytree(published[1], folder / "1")
-    full, errors = write_elsewhere(base, 10_000).communicate()  # less than the changed rows take
+    full, errors = write_elsewhere(programs, base, 10_000).communicate()  # less than the changed rows take
     assert full.startswith("delta: not written (") and "File too large" in full, (full, errors)
     assert [path.name for path in folder.iterdir()] == ["1"]
-    killed(base, seconds=0.0)
+    killed(programs, base, seconds=0.0)
     with workspace(folder / "version"):  # as the next one has it
         pass
     assert [path.name for path in folder.iterdir()] == ["1"]
@@ -194,9 +193,9 @@ def test_a_full_disk_and_a_kill_leave_nothing(published, tmp_path):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("moment", range(20))
-def test_a_kill_at_any_moment_leaves_a_delta_that_is_whole_or_absent(published, tmp_path, moment):
+def test_a_kill_at_any_moment_leaves_a_delta_that_is_whole_or_absent(published, programs, tmp_path, moment):
     base = shutil.copytree(published[1], tmp_path / "clicks" / "1")
-    killed(base, seconds=0.5 * moment)
+    killed(programs, base, seconds=0.5 * moment)
     with workspace(base.parent / "version"):
         pass
     assert {path.suffix for path in base.parent.iterdir()} <= {"", ".delta"}

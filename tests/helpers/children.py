@@ -16,16 +16,21 @@ def environment(**variables):
     return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ['PYTHONPATH']}", **variables}
 
 
+def program(pid):
+    """Process id of the program that a process is a command for (see preloaded.py), or its own."""
+    name = Path(f"/proc/{pid}/comm").read_text().strip()
+    return int(name) if name.isdecimal() else pid
+
+
 def members(process):
-    """Process ids of a process's children."""
-    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]
+    """Process ids of the programs that a program has started."""
+    listed = subprocess.run(["pgrep", "-P", str(program(process.pid))], capture_output=True, text=True, check=False)
+    return [program(int(pid)) for pid in listed.stdout.split()]
 
 
 def kill(process):
-    """Kill a process, and the program that it is a command for (see preloaded.py); both have ended then."""
-    name = Path(f"/proc/{process.pid}/comm").read_text().strip()
-    os.kill(int(name) if name.isdecimal() else process.pid, signal.SIGKILL)
+    """Kill a process, and the program that it is a command for; both have ended then."""
+    os.kill(program(process.pid), signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
 
 

@@ -1,12 +1,10 @@
 """Kills of a process that builds and saves an index: the folder holds an old index or a new one, whole."""
 
-import signal
 import subprocess
-import sys
 import time
 
 import pytest
-from helpers.children import environment
+from helpers.children import environment, kill
 from helpers.suite import suite_on
 
 from keras_dlrm.retrieval import Index
@@ -27,14 +25,13 @@ while True:
 
 @suite_on("torch")
 @pytest.mark.parametrize("after", [0.0, *(pytest.param(0.03 * i, marks=pytest.mark.soak) for i in range(1, 20))])
-def test_a_killed_process_leaves_the_old_index_or_the_new_one(after, tmp_path):
+def test_a_killed_process_leaves_the_old_index_or_the_new_one(after, programs, tmp_path):
     folder = tmp_path / "index"
-    command = [sys.executable, "-c", PROGRAM, str(folder)]
+    command = [programs / "python", "-c", PROGRAM, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as process:
         assert process.stdout.readline() == "2000\n"
         time.sleep(after)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+        kill(process)
     index = Index.load(folder)
     assert len(index) in (2000, 3000) and index.content.columns["sparse"][-1, 0] == len(index) - 1
     index.save(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -376,10 +375,10 @@ predict_files(model, sys.argv[1], output=sys.argv[2], preprocessor=None, batch_s
 
 @pytest.mark.slow
 @pytest.mark.neutral
-def test_a_killed_run_leaves_no_output(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_output(programs: Path, tmp_path: Path) -> None:
     pl.DataFrame({"price": np.arange(300_000.0)}).write_parquet(tmp_path / "rows.parquet")
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "rows.parquet"), str(tmp_path / "p.parquet")],
+        [programs / "python", "-c", KILLED, str(tmp_path / "rows.parquet"), str(tmp_path / "p.parquet")],
         cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == -9, done.stderr
@@ -396,19 +395,17 @@ def saved(log: Any, model: Any, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "keras_dlrm.cli", "predict", *map(str, arguments)],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-
-
 @pytest.mark.slow
 @pytest.mark.neutral
-def test_the_command_scores_files_in_a_process_of_its_own(tmp_path: Path, log: Any, model: Any, saved: Path) -> None:
+def test_the_command_scores_files_in_a_process_of_its_own(
+    programs: Path, tmp_path: Path, log: Any, model: Any, saved: Path
+) -> None:
     save(spoil(NEW), tmp_path / "rows.csv")
-    done = command(saved, "--input", tmp_path / "*.csv", "--preprocessor", log.directory, "--id-column", "unused",
-                   "--on-error", "skip", "--output", tmp_path / "p.parquet", "--json")  # fmt: skip
+    command = [
+        programs / "keras-dlrm", "predict", saved, "--input", tmp_path / "*.csv", "--preprocessor", log.directory,
+        "--id-column", "unused", "--on-error", "skip", "--output", tmp_path / "p.parquet", "--json",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["rows"] + said["skipped"] == len(spoil(NEW)) and said["rows_per_s"] > 0

@@ -49,9 +49,9 @@ raise SystemExit(found != [os.SCHED_BATCH])
 
 
 @pytest.mark.slow
-def test_threads_of_a_started_process_take_turns():
+def test_threads_of_a_started_process_take_turns(programs):
     # Alone: of two that end at once the first may take the store away while the other still joins.
-    assert launch(keras.backend.backend(), 1, command=[sys.executable, "-c", TURNS]) == 0
+    assert launch(keras.backend.backend(), 1, command=[programs / "python", "-c", TURNS]) == 0
 
 
 MEMBER = """
@@ -72,13 +72,13 @@ one_backend = pytest.mark.slow if keras.backend.backend() == "jax" else pytest.m
 
 @one_backend
 @pytest.mark.parametrize("what", [[], ["start"]], ids=["plain", "started"])
-def test_a_program_that_tells_no_steps_is_left_alone(what):
-    assert launch(keras.backend.backend(), 1, timeout=3.0, command=[sys.executable, "-c", MEMBER, "4.5", *what]) == 0
+def test_a_program_that_tells_no_steps_is_left_alone(programs, what):
+    assert launch(keras.backend.backend(), 1, timeout=3.0, command=[programs / "python", "-c", MEMBER, "4.5", *what]) == 0
 
 
 @one_backend
-def test_a_program_that_stops_in_training_is_ended(capfd):
-    command = [sys.executable, "-c", MEMBER, "600", "train"]
+def test_a_program_that_stops_in_training_is_ended(programs, capfd):
+    command = [programs / "python", "-c", MEMBER, "600", "train"]
     assert launch(keras.backend.backend(), 1, timeout=3.0, command=command) == 1
     assert "no progress for 3 s in step 0: process 0 of 1 prepares data" in capfd.readouterr().err
 

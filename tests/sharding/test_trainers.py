@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,11 +20,17 @@ PLAN = {"tables": {"item": "row_wise", "user": "column-wise", "shop": "table_wis
 COMMON = ["--global-batch", "31", "--rows", "900", "--json"]
 
 
-def start(*arguments, backend=BACKEND, python=sys.executable):
-    command = [python, TRAINERS / f"{NAMES[backend]}.py", *COMMON, *map(str, arguments)]
-    return subprocess.Popen(
-        command, env=environment(KERAS_BACKEND=backend), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+@pytest.fixture(scope="module")
+def start(programs):
+    """Start a trainer, for whose processes Keras is imported once."""
+
+    def started(*arguments, backend=BACKEND):
+        command = [programs / "python", TRAINERS / f"{NAMES[backend]}.py", *COMMON, *map(str, arguments)]
+        return subprocess.Popen(
+            command, env=environment(KERAS_BACKEND=backend), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    return started
 
 
 def finish(process):
@@ -45,18 +50,17 @@ def newest(folder):
 
 
 @pytest.fixture(scope="module")
-def alone(programs):
+def alone(start):
     """Forty steps of one process, never disturbed."""
-    return finish(start("--processes", 1, "--steps", 40, python=programs / "python"))[0]
+    return finish(start("--processes", 1, "--steps", 40))[0]
 
 
 @suite_on("tensorflow")
-def test_a_run_goes_on_with_other_processes_on_another_backend(programs, alone, tmp_path):
+def test_a_run_goes_on_with_other_processes_on_another_backend(start, alone, tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps(PLAN))
     folder = tmp_path / "run"
-    python = programs / "python"
-    first, _ = finish(start("--processes", 3, "--steps", 20, "--plan", plan, "--checkpoint", folder, python=python))
+    first, _ = finish(start("--processes", 3, "--steps", 20, "--plan", plan, "--checkpoint", folder))
     assert first["losses"] == pytest.approx(alone["losses"][:20], rel=1e-5)
     assert len(first["bytes_per_step"]) == len(first["peak_rss_bytes"]) == 3
     other = {"tensorflow": "torch", "torch": "jax", "jax": "tensorflow"}[BACKEND]
@@ -66,7 +70,7 @@ def test_a_run_goes_on_with_other_processes_on_another_backend(programs, alone, 
 @pytest.mark.parametrize(
     ("processes", "kills"), [pytest.param(2, 1, marks=suite_on("torch")), pytest.param(4, 20, marks=pytest.mark.soak)]
 )
-def test_killed_processes_cost_no_step(processes, kills, alone, tmp_path):
+def test_killed_processes_cost_no_step(processes, kills, start, alone, tmp_path):
     """Any of them, at any moment: between two checkpoints, while one is written, while the run starts again."""
     steps = 40 * kills
     expected = alone if kills == 1 else finish(start("--processes", 1, "--steps", steps))[0]
@@ -95,7 +99,7 @@ def test_killed_processes_cost_no_step(processes, kills, alone, tmp_path):
 
 
 @pytest.mark.soak
-def test_the_processes_end_with_their_launcher(tmp_path):
+def test_the_processes_end_with_their_launcher(start, tmp_path):
     process = start("--processes", 2, "--steps", 1_000_000)
     deadline = time.monotonic() + 60
     while len(pids := members(process)) < 2:
@@ -110,7 +114,7 @@ def test_the_processes_end_with_their_launcher(tmp_path):
 
 
 @suite_on("torch")
-def test_a_preempted_run_saves_and_ends(tmp_path):
+def test_a_preempted_run_saves_and_ends(start, tmp_path):
     process = start("--processes", 2, "--steps", 2000, "--checkpoint", tmp_path, "--checkpoint-steps", 30)
     deadline = time.monotonic() + 200
     while not any(tmp_path.glob("step_*")) and time.monotonic() < deadline:
@@ -126,7 +130,7 @@ def test_a_preempted_run_saves_and_ends(tmp_path):
 
 
 @suite_on("torch")
-def test_a_process_that_hangs_is_named(tmp_path):
+def test_a_process_that_hangs_is_named(start, tmp_path):
     saving = ["--checkpoint", tmp_path, "--checkpoint-steps", 5, "--restarts", 0]
     process = start("--processes", 2, "--steps", 2000, "--timeout", 10, *saving)
     deadline = time.monotonic() + 200
@@ -142,10 +146,10 @@ def test_a_process_that_hangs_is_named(tmp_path):
 
 
 @suite_on("torch")
-def test_a_plan_of_unknown_tables_is_one_sentence(programs, tmp_path):
+def test_a_plan_of_unknown_tables_is_one_sentence(start, tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text('{"tables": {"nope": "row_wise"}}')
-    process = start("--processes", 1, "--steps", 1, "--plan", plan, python=programs / "python")
+    process = start("--processes", 1, "--steps", 1, "--plan", plan)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 2
     assert "there is no table 'nope'" in errors and "Traceback" not in errors
@@ -153,7 +157,7 @@ def test_a_plan_of_unknown_tables_is_one_sentence(programs, tmp_path):
 
 @suite_on("torch")
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX joins them itself")
-def test_tasks_of_srun_that_would_each_train_alone_are_refused(monkeypatch):
+def test_tasks_of_srun_that_would_each_train_alone_are_refused(start, monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     process = start("--steps", 1)
     _, errors = process.communicate(timeout=200)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from helpers.children import kill
 from helpers.suite import suite_on
 
 from keras_dlrm import data
@@ -84,7 +84,7 @@ def test_best_epoch_is_that_with_the_best_validation_score(whole: tuple[dict, Pa
 # The suite kills one run on torch, as it does several processes (sharding), and epochs on TensorFlow (test_killed_epochs.py).
 @pytest.mark.parametrize("after_batches", [pytest.param(3, marks=pytest.mark.soak), pytest.param(13, marks=suite_on("torch"))])
 def test_a_killed_run_continues_with_the_same_losses(
-    log: data.ClickLog, whole: tuple[dict, Path], tmp_path: Path, after_batches: int
+    log: data.ClickLog, whole: tuple[dict, Path], programs: Path, tmp_path: Path, after_batches: int
 ) -> None:
     """A real process, killed in the middle of an epoch, then a second one that resumes."""
     program = f"""
@@ -107,17 +107,15 @@ experiment = Experiment.from_dict({EXPERIMENT.to_dict()!r})
 train(experiment, data.open({str(log.directory)!r}), {str(tmp_path / "run")!r}, resume=True)
 """
     environment = {**os.environ, "KERAS_BACKEND": keras.backend.backend()}
-    first = subprocess.Popen(
-        [sys.executable, "-c", program, "--slow"], env=environment, stdout=subprocess.PIPE, text=True
-    )
+    command = [programs / "python", "-c", program]
+    first = subprocess.Popen([*command, "--slow"], env=environment, stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
     assert first.stdout.readline().strip() == "now"
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
+    kill(first)
     first.stdout.close()
     assert any((tmp_path / "run" / "resume").glob("step_*"))
     assert not (tmp_path / "run" / "result.json").exists()
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    subprocess.run(command, env=environment, check=True)
     resumed = json.loads((tmp_path / "run" / "result.json").read_text())
     for name in ("loss", "auc", "logloss", "val_auc", "val_logloss"):
         np.testing.assert_allclose(resumed["history"][name], whole[0]["history"][name], rtol=1e-6, err_msg=name)
