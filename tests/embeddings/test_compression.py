@@ -50,9 +50,9 @@ def whole_tables(layer):
 
 
 @pytest.mark.parametrize("operation", ["mult", "add", "concat"])
-@pytest.mark.parametrize("concatenate", [False, True])
 @settings(max_examples=8, deadline=None)
 @given(
+    concatenate=st.booleans(),
     collisions=st.integers(2, 50),
     threshold=st.sampled_from([0, 6, 200, 502, 5000]),
     weighted=st.booleans(),

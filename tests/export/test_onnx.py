@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import onnx as onnx_package
 import pytest
+from helpers.suite import suite_on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -187,7 +188,7 @@ def models(draw, schema):
     return DLRM(schema, **top, **common)
 
 
-@pytest.mark.slow
+@suite_on("torch")
 @settings(max_examples=6)
 @given(data=st.data())
 def test_any_model_of_any_schema_equals_predict(data, tmp_path_factory):

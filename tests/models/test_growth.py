@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers.suite import suite_on
 
 import keras_dlrm as kd
 
@@ -41,15 +42,14 @@ def test_known_ids_predict_as_before_and_new_rows_are_those_of_a_fresh_model(opt
     assert grown.schema == LARGE and model.schema == SMALL
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "rule"),
     [
-        ("adam", "rowwise_adagrad"),
-        ("adagrad", None),
-        ("adam", None),
-        (lambda: keras.optimizers.Adam(0.01, use_ema=True), "adagrad"),
-        (lambda: keras.optimizers.Adagrad(0.1, gradient_accumulation_steps=2), None),
+        pytest.param("adam", "rowwise_adagrad", marks=pytest.mark.slow),
+        pytest.param("adagrad", None, marks=suite_on("torch")),
+        pytest.param("adam", None, marks=suite_on("torch")),
+        pytest.param(lambda: keras.optimizers.Adam(0.01, use_ema=True), "adagrad", marks=pytest.mark.slow),
+        pytest.param(lambda: keras.optimizers.Adagrad(0.1, gradient_accumulation_steps=2), None, marks=suite_on("torch")),
     ],
 )
 def test_training_goes_on_as_in_the_model_before(optimizer, rule):

@@ -109,7 +109,7 @@ def test_a_preprocessor_with_another_row_for_unseen_values_is_refused(tmp_path: 
 @pytest.mark.neutral
 @pytest.mark.parametrize("ending", ["csv", "parquet", "tfrecord"])
 @given(batch=st.integers(1, 400), block=st.integers(1, 150))
-@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_neither_the_batch_nor_the_blocks_of_the_file_change_the_result(
     tmp_path: Path, log: Any, model: Any, ending: str, batch: int, block: int
 ) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from helpers.suite import suite_on
 
 import keras_dlrm as kd
 from keras_dlrm.cli import group
@@ -39,6 +40,7 @@ def run(*args):
     return json.loads(outcome.output.strip().splitlines()[-1])
 
 
+@suite_on("torch")
 def test_an_index_its_retrieval_and_its_recommendation_from_files(folder, tmp_path):
     tower, log = folder / "tower.keras", ["--preprocessor", folder / "log"]
     made = run("index", tower, "--catalog", folder / "items.csv", *log, "--output", tmp_path / "index", "--dtype", "int8", "--json")

@@ -30,7 +30,7 @@ CASES += IN_BATCH
 OPEN = [] if keras.backend.backend() == "jax" else [{"kinds": MIXED, "rule": "Adagrad", "uneven": True, "open": {"rows": 32}}]
 CASES += OPEN  # which JAX refuses
 # Compiled twice each, the others are for `make soak`.
-COMPILED = CASES if keras.backend.backend() == "torch" else [CASES[1], CASES[2], CASES[4], IN_BATCH[0], *OPEN]
+COMPILED = CASES if keras.backend.backend() == "torch" else [CASES[1], CASES[4], IN_BATCH[0], *OPEN]
 MORE = [
     {"kinds": "row_wise", "rule": "RowwiseAdagrad"},
     {"kinds": "row_wise", "rule": "SGD", "weighted": True, "split": {**SPLIT, "operation": "mult"}},

@@ -4,6 +4,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers.suite import suite_on
 
 import keras_dlrm as kd
 from keras_dlrm.data.synthetic import PlantedClickLog
@@ -42,7 +43,7 @@ def test_what_is_no_number_above_0_is_refused_before_anything_starts(option, val
     assert option in done.output and "must be a finite number above 0" in done.output
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_a_run_goes_on_but_not_back(tmp_path):
     def run(steps, optimizer="adagrad", seed=0, global_batch=16):
         model = kd.models.DLRM(click_schema(50), 4, bottom_mlp=[4], top_mlp=[4, 1], seed=0)

@@ -204,7 +204,7 @@ def interrupted(log: data.ClickLog, tmp_path_factory: pytest.TempPathFactory) ->
 HALF = EXPERIMENT.override(["epochs=1", "model.embedding_options={table_dtype: bfloat16}"])
 
 
-@pytest.mark.slow
+@suite_on("torch")
 def test_a_run_with_bfloat16_tables_goes_on_for_more_epochs(
     log: data.ClickLog, interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

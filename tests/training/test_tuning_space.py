@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers.suite import suite_on
 
 import keras_dlrm as kd
 from keras_dlrm.data.synthetic import PlantedClickLog
@@ -79,7 +80,7 @@ def test_values_that_are_others_have_their_reason_in_the_file(log, tmp_path):
     assert Experiment.load(tmp_path / "best.yaml") == dataclasses.replace(tuned, reasons={})
 
 
-@pytest.mark.slow
+@suite_on("torch")
 @pytest.mark.parametrize("model", MODELS)
 def test_every_point_of_the_space_can_be_built(log, model):
     experiment, draw = recipe(log, model), np.random.default_rng(0)
