@@ -385,6 +385,7 @@ def test_an_incremental_checkpoint_has_the_touched_rows_alone(plan, tmp_path):
     assert not any("changes" in part for part in parts if part["table"] == "a/b")  # it is split otherwise
 
 
+@pytest.mark.slow
 def test_gradients_that_are_being_accumulated_come_back(tmp_path):
     def make():
         model = build(keras.optimizers.SGD(0.1, gradient_accumulation_steps=3))

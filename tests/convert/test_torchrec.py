@@ -116,6 +116,7 @@ def test_round_trip_gives_the_same_weights_back(crosses):
     assert_same(to_torchrec(from_torchrec(state, schema), table_prefix="t_"), state)
 
 
+@pytest.mark.slow
 @given(data=st.data(), vectors=st.integers(2, 5), cross=st.booleans())
 @settings(max_examples=10)
 def test_any_order_of_the_features_is_the_same_function_and_comes_back(data, vectors, cross):
@@ -156,6 +157,7 @@ def test_torch_tensors_of_any_precision_are_read():
         np.testing.assert_array_equal(back[key], value.float().numpy())
 
 
+@pytest.mark.slow
 def test_sharded_tensors_are_put_together_where_all_shards_are_here(tmp_path):
     """ShardedTensor and DTensor, as DistributedModelParallel and torch.distributed.tensor have them."""
     torch = pytest.importorskip("torch")

@@ -172,6 +172,7 @@ def test_multi_hot_files_of_the_second_benchmark(tmp_path):
     log.schema.validate(log.split("train").arrays()[0])
 
 
+@pytest.mark.slow
 def test_a_model_trains_from_mlperf_files(tmp_path):
     log = mlperf(tmp_path)
     model = kd.models.DLRM(log.schema, embedding_dim=4, bottom_mlp=[8, 4], top_mlp=[8, 1])

@@ -203,6 +203,7 @@ def first_rows():
     return collect(PlantedClickLog(SCHEMA, seed=2), 40_000)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=4), st.sampled_from([7, 700, 5000, 20_000]))
 @settings(max_examples=10)
 def test_a_batch_by_number_has_the_rows_of_all_batches_in_any_order(first_rows, numbers, size):

@@ -59,6 +59,7 @@ def planted():
     return measure(PlantedClickLog(SCHEMA, seed=1, click_rate=0.1), rows=40_000)
 
 
+@pytest.mark.slow
 def test_the_twin_of_a_planted_log_measures_the_same(planted):
     twin = Twin(planted, seed=5)
     assert_alike(planted, measure(twin, rows=40_000), correlation=0.03, auc=0.02)

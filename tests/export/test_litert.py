@@ -62,6 +62,7 @@ def test_fewer_bytes_are_fewer_bytes(tmp_path):
     assert sizes[1] < 0.3 * sizes[0]
 
 
+@pytest.mark.slow
 @in_tensorflow
 def test_what_litert_has_no_operation_for_is_named(tmp_path):
     model = DLRM(WEIGHTED, 4, None, [3, 1], activation=keras.ops.erfinv)

@@ -234,6 +234,7 @@ def test_frozen_tables_and_several_widths_export(tmp_path):
     assert_equal_to_predict(model, path, batch_of(SCHEMA, 5))
 
 
+@pytest.mark.slow
 def test_exporting_leaves_the_model_as_it_was(tmp_path):
     model = DLRM(SCHEMA, 4, [4], [3, 1], batch_norm=True, seed=0)
     model.compile("adagrad")

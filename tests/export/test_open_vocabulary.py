@@ -44,6 +44,7 @@ def packed(n=400):
     return model, asked
 
 
+@pytest.mark.slow
 def test_onnx_runtime_looks_ids_up_as_the_live_model(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     model, asked = packed()

@@ -55,6 +55,7 @@ def model_of(share):
     return kd.models.DeepFM(kd.Schema(categorical=columns), embedding_dim=4, deep_mlp=[8], seed=0)
 
 
+@pytest.mark.slow
 def test_evaluation_predictions_and_saved_models_know_nothing_of_it(tmp_path):
     plain, model = model_of(0.0), model_of(0.5)
     batch = {"sparse": np.array([[i % 50, i % 4] for i in range(64)], np.int32)}
@@ -70,6 +71,7 @@ def test_evaluation_predictions_and_saved_models_know_nothing_of_it(tmp_path):
     assert losses[0] == losses[1]  # the generator goes on where it was
 
 
+@pytest.mark.slow
 def test_the_oov_row_learns_what_an_unknown_item_is_worth():
     batch = {"sparse": np.stack([np.arange(1, 49), np.arange(48) % 4], axis=1).astype(np.int32)}
     labels = (np.arange(48) % 4 == 0).astype(np.float32)

@@ -174,6 +174,7 @@ def test_the_estimate_of_a_long_log_is_the_share_of_each_item():
     np.testing.assert_allclose(counted, 1.0, atol=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sign", "same"), [(1, True), (-1, False)])
 def test_the_gradient_is_the_one_of_the_whole_softmax_in_expectation_and_not_with_the_wrong_sign(sign, same):
     """On a planted log with Zipf's shares of items: to 3 standard errors of the mean over batches."""

@@ -571,6 +571,7 @@ def test_ids_out_of_range_are_counted_over_the_epoch():
     assert set(model.evaluate(X, Y, verbose=0, return_dict=True)) == {"loss"}
 
 
+@pytest.mark.slow
 def test_ids_beyond_32_bits_take_the_oov_row_and_are_counted():
     """On JAX, too, which would cut off the upper bits."""
     model = dlrm()

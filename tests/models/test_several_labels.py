@@ -144,6 +144,7 @@ def test_esmm_counts_no_click_as_no_purchase_and_leaves_unknown_ones_out():
 # -- refusals --
 
 
+@pytest.mark.slow
 def test_wrong_labels_and_losses_are_refused(trained):
     model, batch, y = trained
     with pytest.raises(ValueError, match=r"labels have shape \(60,\); they must be \(B, 2\), of \['click', 'like'\]"):

@@ -143,6 +143,7 @@ class OwnGraph(SparseModel):
         super().__init__(ids, keras.layers.Dense(1, activation="sigmoid")(pooled), **kwargs)
 
 
+@pytest.mark.slow
 def test_a_registered_subclass_that_is_functional_is_saved_and_loaded(tmp_path):
     model = OwnGraph()
     model.save(tmp_path / "m.keras")

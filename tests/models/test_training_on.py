@@ -43,6 +43,7 @@ class Weights(keras.callbacks.Callback):
         self.rows.append((self.dense(), self.model.embedding_tables()["C1"]))
 
 
+@pytest.mark.slow
 def test_averages_take_the_place_of_dense_weights_in_an_evaluation(tmp_path):
     model = make_with_averages()
     for round_ in range(2):  # after a reload, too

@@ -20,6 +20,7 @@ def by_sort(users, items, k, seen):
     return rows
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**31), st.integers(1, 30), st.integers(1, 9), st.integers(1, 12))
 @settings(max_examples=60, deadline=None)
 def test_the_best_items_are_those_of_a_sort_with_ties_and_in_parts_of_any_size(seed, n, k, part):

@@ -228,6 +228,7 @@ TENSORS = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     tensors=st.fixed_dictionaries({"dense": TENSORS, "sparse": TENSORS})

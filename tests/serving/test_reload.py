@@ -194,6 +194,7 @@ def test_an_old_version_stays_until_its_requests_are_answered(tmp_path, serve, p
         server.wait_for(lambda: server.states()[1][0] == "END")
 
 
+@pytest.mark.slow
 def test_labels_and_pinned_versions_follow_models_config(tmp_path, serve, publish):
     folder = tmp_path / "models" / "clicks"
     folder.mkdir(parents=True)

@@ -44,6 +44,7 @@ def workloads(draw):
     )
 
 
+@pytest.mark.slow
 @given(workloads(), st.integers(1, 9), st.sampled_from(["a100", "loopback"]))
 def test_every_table_is_placed_and_counts_are_those_of_the_layout(work, world, machine):
     plan = plan_for(work, world, machine=machine)

@@ -160,6 +160,7 @@ def test_no_update_is_lost_where_workers_write_the_same_rows_at_a_time():
     assert int(local.model.optimizer.iterations.numpy()) == STEPS
 
 
+@pytest.mark.slow
 def test_a_step_that_is_given_out_twice_is_applied_once():
     data, local = batches(), Local(builder(lambda: kd.optimizers.Adagrad(0.1)))
     for i in range(3):
@@ -213,6 +214,7 @@ def test_a_checkpoint_goes_on_in_one_process_and_back_on_other_servers(rule, tmp
     back.assert_equals(alone)
 
 
+@pytest.mark.slow
 def test_only_touched_rows_and_their_slots_move():
     data, local = batches(n=1), Local(builder(lambda: kd.optimizers.Adagrad(0.1)))
     before = local.table("a")
