@@ -24,6 +24,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/RESULTS.md": "results.md",
+    "benchmarks/TRIED.md": "tried.md",
     "benchmarks/scaling.png": "scaling.png",
     "benchmarks/table_size.png": "table_size.png",
 }
