@@ -64,7 +64,8 @@ class SparseTraining(Saved, CheckedTraining):
             **kwargs: As `keras.Model.compile` takes them.
 
         Raises:
-            ValueError: no row rule follows `optimizer`, an option is not defined on rows, or a `TPUEmbedding` has another rule.
+            ValueError: a loss without reduction, no row rule follows `optimizer`, an option is not defined on rows, or a
+                `TPUEmbedding` has another rule.
         """
         if not isinstance(optimizer, Hybrid):
             embedding_optimizer = rule_of(layers_in(self), embedding_optimizer)
@@ -79,6 +80,9 @@ class SparseTraining(Saved, CheckedTraining):
                 "rows; use mixed_bfloat16."
             )
         loss, metrics, kwargs = self.of_outputs(self.default_loss if loss is OMITTED else loss, metrics, kwargs)
+        for each in keras.tree.flatten(loss):
+            if isinstance(each, keras.losses.Loss) and each.reduction in (None, "none"):
+                raise ValueError(f"compile: loss {each.name!r} has no reduction, and training needs one number; give \"sum\".")
         self._jit_compile_asked = kwargs.get("jit_compile", "auto")
         if self.sharded and metrics is not None:
             from keras_dlrm.sharding import collectives  # not loaded by programs of one process

@@ -193,3 +193,11 @@ def test_a_subclass_without_build_trains_from_its_first_call_on(first):
         ends.append(model.get_weights())
     for a, b in zip(*ends, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", [None, "none"])
+def test_a_loss_without_reduction_is_refused(reduction):
+    model = kd.models.DLRM(SCHEMA, 4, None, [1])
+    for loss in (keras.losses.BinaryCrossentropy(reduction=reduction), [keras.losses.MeanSquaredError(reduction)]):
+        with pytest.raises(ValueError, match="has no reduction, and training needs one number"):
+            model.compile("sgd", loss=loss)
