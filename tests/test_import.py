@@ -48,6 +48,24 @@ def test_importing_the_package_loads_nothing_heavy_beyond_keras():
 
 
 @pytest.mark.slow
+def test_training_imports_tensorflow_on_its_own_backend_alone(tmp_path):
+    program = """
+import sys, keras, keras_dlrm as kd
+from keras_dlrm.training.run import train
+from keras_dlrm.training.experiment import Experiment
+schema = kd.Schema(dense=["x"], categorical=[kd.Categorical("C1", 20)])
+rows = {"train": 200, "valid": 100, "test": 100}
+kd.data.synthetic.PlantedClickLog(schema).write("log", rows=rows)
+train(Experiment({"type": "LogisticRegression"}, batch_size=100), kd.data.open("log"), "run")
+print("tensorflow" in sys.modules, keras.backend.backend() == "tensorflow")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    imported, needed = done.stdout.split()[-2:]
+    assert imported == needed
+
+
+@pytest.mark.slow
 @pytest.mark.neutral
 def test_a_program_with_a_backend_option_of_its_own_knows_the_classes(tmp_path):
     program = tmp_path / "program.py"

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import operator
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,9 @@ from keras.src.trainers.data_adapters.data_adapter_utils import class_weight_to_
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 from keras.src.trainers.data_adapters.torch_data_loader_adapter import TorchDataLoaderAdapter
 
+# What Keras asks whether TensorFlow is installed, which imports it.
+from keras.src.utils.module_utils import tensorflow as _tensorflow
+
 # Marks a method behind which Keras still makes the configuration of a subclass from the arguments of its `__init__`.
 from keras.src.utils.python_utils import default
 
@@ -36,6 +40,23 @@ __all__ = [
 
 # Keras's keyword, with which `fit` calls `evaluate` for the validation data that it prepared once.
 CACHED_EVALUATION = "_use_cached_eval_dataset"
+
+
+@contextmanager
+def without_tensorflow() -> Iterator[None]:
+    """While this context is open, Keras does not import TensorFlow to see whether an object is one of TensorFlow's.
+
+    Seeding, saving and loading ask that on each backend, and the import takes seconds. Where TensorFlow has not been imported, no
+    object is; where it has been, nothing changes.
+    """
+    unasked = "tensorflow" not in sys.modules and _tensorflow._available is None
+    if unasked:
+        _tensorflow._available = False
+    try:
+        yield
+    finally:
+        if unasked:
+            _tensorflow._available = None
 
 
 class WrappedAdapter(DataAdapter):

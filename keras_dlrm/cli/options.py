@@ -172,8 +172,11 @@ def load_model(path: Path, compile: bool = True, imports: Iterable[str] = ()) ->
     import_modules(imports)
     import keras
 
+    from keras_dlrm.backend.private_keras import without_tensorflow
+
     try:
-        return keras.saving.load_model(path, compile=compile)
+        with without_tensorflow():
+            return keras.saving.load_model(path, compile=compile)
     except TypeError as error:
         if (unknown := _UNKNOWN.search(str(error))) is None:
             raise

@@ -14,7 +14,7 @@ import click
 
 from keras_dlrm.sharding.processes import PARENT
 from keras_dlrm.support.installs import install
-from keras_dlrm.support.quiet import quiet_imports
+from keras_dlrm.support.quiet import lean_imports, quiet_imports
 
 _MOST = 4000  # letters of an error
 
@@ -30,7 +30,7 @@ def run(command: click.Command, args: list[str] | None = None, name: str | None 
     as 130 for Ctrl-C and 143 for SIGTERM. What was begun is then removed, or left so that it can be resumed. A second
     signal ends the process at once. `name` is the program's; arguments are those of this process by default.
     """
-    with quiet_imports(), _signals() as told:
+    with quiet_imports(), lean_imports(), _signals() as told:
         try:
             code = command.main(args=args, prog_name=name, standalone_mode=False, show_default=True)
             sys.stdout.flush()

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_dlrm import export, scoring
+from keras_dlrm.backend.private_keras import without_tensorflow
 from keras_dlrm.data import ClickLog
 from keras_dlrm.data import open as open_log
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
@@ -72,7 +73,7 @@ class Run:
     def model(self) -> Any:
         """The model that is best on the validation part, compiled."""
         run_files.read_listing(self.directory, run_files.RESULT, run_files.MODEL)
-        with quiet_imports():
+        with quiet_imports(), without_tensorflow():
             return keras.saving.load_model(self.directory / run_files.MODEL)
 
     @functools.cached_property

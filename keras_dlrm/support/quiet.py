@@ -1,4 +1,4 @@
-"""Quiet imports of frameworks: what TensorFlow's C++ side writes on standard error as it loads is left out."""
+"""Imports of frameworks without the log of TensorFlow's C++ side, and without packages that Keras does not need."""
 
 import contextlib
 import importlib.abc
@@ -7,7 +7,8 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import ModuleType
 
 # Of absl, before it is initialized no level of its own holds, and of older logs: information, warnings, and errors such as
@@ -66,7 +67,48 @@ def _flush() -> None:
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:
     """While this context is open, TensorFlow is imported quietly, by whichever module imports it."""
-    finder = _Quietly()
+    with _around(tensorflow=_quietly):
+        yield
+
+
+@contextlib.contextmanager
+def lean_imports() -> Iterator[None]:
+    """While this context is open, Keras is imported without the packages that only its plots, wrappers and the like need.
+
+    These take a third of its import's time where they are installed. It is for programs, which call nothing of that kind: in a
+    process that was begun so, Keras takes them for not installed. Others import them as ever.
+    """
+    with _around(keras=_leanly):
+        yield
+
+
+@contextlib.contextmanager
+def _quietly(module: ModuleType) -> Iterator[None]:
+    with quiet():
+        yield
+        # It looks for GPUs once, and says at length that there are none: here, not in the midst of a result.
+        module.config.list_physical_devices()
+
+
+@contextlib.contextmanager
+def _leanly(module: ModuleType) -> Iterator[None]:
+    names = ["matplotlib", "pandas", "PIL", "sklearn"]
+    if os.environ.get("KERAS_BACKEND") in ("tensorflow", "torch"):
+        names.append("jax")  # of Orbax's checkpoints
+    with _around(**dict.fromkeys(names, _missing)):
+        yield
+
+
+@contextlib.contextmanager
+def _missing(module: ModuleType) -> Iterator[None]:
+    raise ImportError(f"{module.__name__} is not imported for Keras in this program.", name=module.__name__)
+    yield
+
+
+@contextlib.contextmanager
+def _around(**contexts: Callable[[ModuleType], AbstractContextManager[None]]) -> Iterator[None]:
+    """While this context is open, modules are executed within contexts, which are given by the modules' names."""
+    finder = _Around(contexts)
     sys.meta_path.insert(0, finder)
     try:
         yield
@@ -75,25 +117,26 @@ def quiet_imports() -> Iterator[None]:
             sys.meta_path.remove(finder)
 
 
-class _Quietly(importlib.abc.MetaPathFinder):
-    """Leaves finding TensorFlow to the others, and has it executed quietly."""
+class _Around(importlib.abc.MetaPathFinder):
+    """Leaves finding modules to the others, and has them executed within contexts."""
+
+    def __init__(self, contexts: Mapping[str, Callable[[ModuleType], AbstractContextManager[None]]]) -> None:
+        self.contexts = contexts
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name != "tensorflow":
+        if name not in self.contexts:
             return None
         # Contexts within one another have one of these each, which would ask each other without end.
-        others = (finder for finder in sys.meta_path if not isinstance(finder, _Quietly))
+        others = (finder for finder in sys.meta_path if not isinstance(finder, _Around))
         spec = next((found for finder in others if (found := finder.find_spec(name, path, target))), None)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
-                with quiet():
+                with self.contexts[name](module):
                     execute(module)
-                    # It looks for GPUs once, and says at length that there are none: here, not in the midst of a result.
-                    module.config.list_physical_devices()
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from rich.console import Console
 
+from keras_dlrm.backend.private_keras import without_tensorflow
 from keras_dlrm.files import ownership
 from keras_dlrm.files.checksums import KERAS, check_archive, content_digest
 from keras_dlrm.files.durable import check_writable, clean, whole, write
@@ -71,7 +72,7 @@ def train(
             experiment cannot be built; `output` is then as it was.
     """
     output, console = Path(output), console or Console(quiet=True)
-    with one_run(output):
+    with one_run(output), without_tensorflow():
         check_columns(data.schema, slice_by, group_by)
         fingerprint = check_parts(data)
         _check_folder(output, resume, overwrite)

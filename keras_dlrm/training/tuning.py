@@ -199,8 +199,8 @@ def _work(
 def _work_elsewhere(jobs: int, arguments: Sequence[str]) -> None:
     """Try in other processes, until all have ended; they end with this one."""
     program = (
-        "import sys; from keras_dlrm.support.quiet import quiet_imports\n"
-        "with quiet_imports(): from keras_dlrm.training.tuning import work; work(sys.argv[1:])"
+        "import sys; from keras_dlrm.support.quiet import lean_imports, quiet_imports\n"
+        "with quiet_imports(), lean_imports(): from keras_dlrm.training.tuning import work; work(sys.argv[1:])"
     )
     # On a GPU each takes the memory that it needs; without cores of its own each would start a thread for every core.
     shared = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "OMP_NUM_THREADS": "1"}

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_dlrm.backend.private_keras import without_tensorflow
 from keras_dlrm.training.averaging import Averaging
 from keras_dlrm.training.callbacks import BestModel, TimeBudget, scoring_batch
 from keras_dlrm.training.experiment import Experiment
@@ -49,6 +50,7 @@ def run_trial(
     return f"{line}; the best is trial {study.best_trial.number}"
 
 
+@without_tensorflow()
 def _trained(
     experiment: Experiment, log: Any, seconds: float | None, trial: Any, show: Callable[[str], None]
 ) -> tuple[BestModel, bool]:

@@ -64,3 +64,19 @@ def test_an_import_by_a_process_whose_standard_error_is_closed_works(tmp_path: P
     plain = "import types\nconfig = types.SimpleNamespace(list_physical_devices=list)\n"
     code, _ = said(tmp_path, plain, "import os; os.close(2)\nimport importlib.util\nos.write = lambda *_: None\n")
     assert code == 0
+
+
+@pytest.mark.slow
+def test_keras_is_imported_without_packages_that_others_still_get() -> None:
+    program = """
+import sys
+from keras_dlrm.support.quiet import lean_imports, quiet_imports
+with quiet_imports(), lean_imports():
+    import keras, keras_dlrm
+    assert not {"matplotlib", "sklearn", "jax"} & set(sys.modules)
+    import matplotlib
+assert keras.saving.get_registered_object("keras_dlrm>DLRM")
+"""
+    variables = environment(KERAS_BACKEND="torch")
+    done = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
