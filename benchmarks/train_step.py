@@ -1,6 +1,7 @@
 """A training step at Criteo Kaggle's shape, through `model.fit` with its input pipeline, beside its peers.
 
     python benchmarks/train_step.py
+    python benchmarks/train_step.py --backend jax --dtype float32 --dtype bfloat16 --peer none
     python benchmarks/train_step.py --batch 8192 --dtype bfloat16 --peers-python peers/bin/python --write
     python benchmarks/train_step.py --model DLRM --model WideDeep --model DeepFM --peer torch
     python benchmarks/train_step.py --backend tensorflow --keras-peers-python keras-peers/bin/python
@@ -51,7 +52,7 @@ def contestants(
 @click.command()
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="kaggle", show_default=True)
 @click.option("--batch", default=2048, show_default=True)
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--dtype", "dtypes", type=click.Choice(["float32", "bfloat16"]), multiple=True, default=["float32"])
 @click.option("--rule", default="rowwise_adagrad", show_default=True)
 @backends_option
 @click.option("--model", "models", multiple=True, default=["DLRM"], show_default=True, help="With the shape's top MLP.")
@@ -63,28 +64,32 @@ def contestants(
 @click.option("--rounds", default=7, show_default=True)
 @write_option
 def main(
-    shape: str, batch: int, dtype: str, rule: str, backends: tuple[str, ...], models: tuple[str, ...], peers: tuple[str, ...],
-    peers_python: str, keras_peers_python: str, distribution: str, steps: int, rounds: int, into_results: bool,
+    shape: str, batch: int, dtypes: tuple[str, ...], rule: str, backends: tuple[str, ...], models: tuple[str, ...],
+    peers: tuple[str, ...], peers_python: str, keras_peers_python: str, distribution: str, steps: int, rounds: int,
+    into_results: bool,
 ) -> None:  # fmt: skip
     """Run the contest and print medians and ratios."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, SHAPES[shape], batch * steps, distribution)
-        entrants = contestants(folder, batch, dtype, rule, backends, models, peers, peers_python, keras_peers_python)
-        times = contest(entrants, rounds)
+        groups = [
+            contestants(folder, batch, dtype, rule, backends, models, peers, peers_python, keras_peers_python) for dtype in dtypes
+        ]
+        times = contest([entrant for group in groups for entrant in group], rounds)
     of_models = "" if models == ("DLRM",) else " of models"
-    title = f"Training step{of_models}, {shape}, batch {batch}, {dtype}, {distribution} ids"
-    report(title, f"{machine()}, medians of {rounds} rounds of {steps} steps.", table(times, batch), into_results)
+    title = f"Training step{of_models}, {shape}, batch {batch}, {' and '.join(dtypes)}, {distribution} ids"
+    report(title, f"{machine()}, medians of {rounds} rounds of {steps} steps.", table(times, batch, dtypes), into_results)
 
 
-def table(times: list[Times], batch: int) -> str:
-    """Medians, rates, and how many times as fast our first row is."""
-    ours, floor = times[0], times[-1]
+def table(times: list[Times], batch: int, dtypes: tuple[str, ...]) -> str:
+    """Medians, rates, and how many times as fast our first row is. The last row of each dtype is its floor."""
+    ours, each = times[0], len(times) // len(dtypes)
     rows = [
-        {"program": t.name, "ms a step": f"{t.median:.1f}", "samples/s": f"{1000 * batch / t.median:,.0f}",
-         "share of the floor": f"{t.times_faster_than(floor):.0%}",
+        {"program": t.name if len(dtypes) == 1 else f"{t.name}, {dtypes[i // each]}",
+         "ms a step": f"{t.median:.1f}", "samples/s": f"{1000 * batch / t.median:,.0f}",
+         "share of the floor": f"{t.times_faster_than(times[i // each * each + each - 1]):.0%}",
          f"{ours.name.split(', ')[1]} is": f"{ours.times_faster_than(t):.2f}×"}
-        for t in times
+        for i, t in enumerate(times)
     ]  # fmt: skip
     return markdown_table(rows)
 

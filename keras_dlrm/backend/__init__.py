@@ -31,6 +31,7 @@ Each adapter has the same functions, but for those that are plain where its fram
 - `top_k(scores, k)` → the k largest of each row (B, n) in falling order, k ≤ n, and their places. Of equal ones
   the first come first, but for -infinity.
 - `products(a, b)` → the products (n, m) of all rows of matrices (n, D) and (m, D), without a copy of either.
+- `project(x, kernel)` → x (…, n) times a kernel (n, m), in x's dtype.
 - `on_tpu()` → whether layers that are made now run on a TPU.
 
 and the flags `UNDER_XLA`: whether `unique` and `scatter` are right in a step that is compiled with `jit_compile=True`;
@@ -57,10 +58,16 @@ def _products(a: Any, b: Any) -> Any:
     return ops.einsum("nd,md->nm", a, b)
 
 
+def _project(x: Any, kernel: Any) -> Any:
+    from keras import ops
+
+    return ops.matmul(x, kernel)
+
+
 _PLAIN: dict[str, Any] = {
     "UNDER_XLA": True, "REPEATS_ARE_WRONG": False, "replicas": lambda: None, "on_tpu": lambda: False,
     "unfused": lambda tensor: tensor, "densify": lambda gradient: gradient, "with_width": lambda tensor, width: tensor,
-    "top_k": _top_k, "products": _products,
+    "top_k": _top_k, "products": _products, "project": _project,
 }  # fmt: skip
 
 

@@ -51,6 +51,35 @@ def take_columns(matrix: Any, columns: np.ndarray) -> Any:
     return jnp.take(matrix, columns, axis=1, mode="clip")
 
 
+@jax.custom_vjp
+def _bfloat16_product(x: Any, kernel: Any) -> Any:
+    # XLA's fast products of bfloat16 on CPUs (YNNPACK's) have a float32 result; for a bfloat16 one it casts all to float32 and
+    # is slower than without bfloat16 (jax 0.10.2).
+    return jax.lax.dot(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
+
+
+def _forward(x: Any, kernel: Any) -> Any:
+    return _bfloat16_product(x, kernel), (x, kernel)
+
+
+def _backward(saved: Any, upstream: Any) -> Any:
+    x, kernel = saved
+    of_x = jax.lax.dot_general(upstream, kernel, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    # Nor are they taken for a transposed first factor, nor for a transposed view. So it is transposed in memory: XLA would undo
+    # that, were it not flat behind a barrier.
+    flat = jax.lax.optimization_barrier(x.T.reshape(-1))
+    return of_x.astype(x.dtype), _bfloat16_product(flat.reshape(x.shape[::-1]), upstream)
+
+
+_bfloat16_product.defvjp(_forward, _backward)
+
+
+def project(x: Any, kernel: Any) -> Any:
+    if x.dtype != "bfloat16" or kernel.dtype != "bfloat16" or isinstance(x, keras.KerasTensor) or jax.default_backend() != "cpu":
+        return keras.ops.matmul(x, kernel)
+    return _bfloat16_product(x.reshape(-1, x.shape[-1]), jnp.asarray(kernel)).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
 def memory(variable: Any) -> tuple[int, int] | None:
     value = variable.value
     here = value.is_fully_addressable and {d.platform for d in value.devices()} == {"cpu"} and len(value.devices()) == 1

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import ops
 
+from keras_dlrm import backend
 from keras_dlrm.initializers import ReferenceKernel, new_seed, part_seed
 from keras_dlrm.layers.gated_cross import GatedCross
 from keras_dlrm.support.arguments import choice, integer, number
@@ -70,8 +70,8 @@ class CrossLayer(keras.layers.Layer):
 
     def call(self, x0: Any, x: Any = None) -> Any:
         x = x0 if x is None else x
-        projected = ops.matmul(x, self.down) if self.projection_dim is not None else x
-        crossed = ops.matmul(projected, self.kernel)
+        projected = backend.project(x, self.down) if self.projection_dim is not None else x
+        crossed = backend.project(projected, self.kernel)
         if self.kind == "vector":
             return x0 * crossed + self.bias + x
         return x0 * (crossed + self.bias) + x

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dlrm import backend
 from keras_dlrm.initializers import ReferenceKernel, new_seed
 from keras_dlrm.support.arguments import number
 
@@ -53,7 +54,7 @@ class ExponentialCross(keras.layers.Layer):
         self.built = True
 
     def call(self, x: Any, x0: Any = None) -> Any:
-        half = ops.matmul(x, self.kernel)
+        half = backend.project(x, self.kernel)
         cross = ops.concatenate([half, half * ops.relu(self.norm(half))], axis=1)
         return (x if x0 is None else x0) * (cross + self.bias) + x
 

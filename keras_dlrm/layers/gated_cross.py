@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dlrm import backend
 from keras_dlrm.initializers import ReferenceKernel, new_seed
 from keras_dlrm.support.arguments import number
 
@@ -45,7 +46,7 @@ class GatedCross(keras.layers.Layer):
 
     def call(self, x0: Any, x: Any = None) -> Any:
         x = x0 if x is None else x
-        return x0 * (ops.matmul(x, self.kernel) + self.bias) * ops.sigmoid(ops.matmul(x, self.gate)) + x
+        return x0 * (backend.project(x, self.kernel) + self.bias) * ops.sigmoid(backend.project(x, self.gate)) + x
 
     def compute_output_shape(self, x0_shape: Any, x_shape: Any = None) -> Any:
         return x0_shape

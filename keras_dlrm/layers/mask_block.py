@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dlrm import backend
 from keras_dlrm.initializers import ReferenceKernel, new_seed
 from keras_dlrm.support.arguments import integer
 
@@ -53,8 +54,8 @@ class MaskBlock(keras.layers.Layer):
 
     def call(self, x0: Any, x: Any = None) -> Any:
         x = x0 if x is None else x
-        mask = ops.matmul(ops.relu(ops.matmul(x0, self.hidden) + self.hidden_bias), self.mask) + self.mask_bias
-        return ops.relu(self.norm(ops.matmul(mask * x, self.kernel)))
+        mask = backend.project(ops.relu(backend.project(x0, self.hidden) + self.hidden_bias), self.mask) + self.mask_bias
+        return ops.relu(self.norm(backend.project(mask * x, self.kernel)))
 
     def compute_output_shape(self, x0_shape: Any, x_shape: Any = None) -> tuple[int | None, int]:
         return (x0_shape[0], self.units)

@@ -43,6 +43,7 @@ FUNCTIONS = {
     "unfused": (lambda x: backend.unfused(x), VALUES),
     "with_width": (lambda x: backend.with_width(x, D), VALUES),
     "products": (lambda x: backend.products(x, ops.convert_to_tensor(VALUES[:3])), VALUES @ VALUES[:3].T),
+    "project": (lambda x: backend.project(x, ops.cast(np.round(VALUES[:3]), x.dtype)), VALUES @ np.round(VALUES[:3])),
     "densify": (lambda x: backend.densify(x), VALUES),
 }
 
@@ -59,12 +60,48 @@ def test_functions_of_tensors_equal_numpy_with_their_gradients(name):
     np.testing.assert_allclose(np.sum(gradient * direction), np.sum(moved * upstream), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["take_columns", "expand", "sum_by", "unfused"])
+@pytest.mark.parametrize("name", ["take_columns", "expand", "sum_by", "unfused", "project"])
 def test_functions_of_tensors_keep_bfloat16(name):
     x = ops.cast(ops.convert_to_tensor(np.round(VALUES)), "bfloat16")  # whole numbers: their sums are exact
     result = FUNCTIONS[name][0](x)
     assert keras.backend.standardize_dtype(result.dtype) == "bfloat16"
     np.testing.assert_array_equal(numpy(result), numpy(FUNCTIONS[name][0](ops.convert_to_tensor(np.round(VALUES)))))
+
+
+@every_dtype
+@pytest.mark.parametrize("leading", [(6,), (2, 5), (0,)], ids=str)
+def test_a_product_and_its_gradients_have_the_dtype_of_the_factors_and_on_jax_sums_in_float32(dtype, leading):
+    # Halves of small numbers and their products are exact in both dtypes; their sums are not in bfloat16.
+    draw = np.random.default_rng(0)
+    x, kernel, upstream = (draw.integers(-8, 9, s).astype("float32") / 2 for s in ((*leading, 64), (64, 3), (*leading, 3)))
+    product = backend.project(ops.cast(x, dtype), ops.cast(kernel, dtype))
+    assert keras.backend.standardize_dtype(product.dtype) == dtype and tuple(product.shape) == (*leading, 3)
+
+    def loss(x, kernel):
+        product = backend.project(ops.cast(x, dtype), ops.cast(kernel, dtype))
+        return ops.sum(ops.multiply(ops.cast(product, "float32"), upstream))
+
+    flat, flat_upstream = x.reshape(-1, 64), upstream.reshape(-1, 3)
+    expected = x @ kernel, upstream @ kernel.T, flat.T @ flat_upstream
+    for computed, exact in zip((numpy(product), *gradients(loss, [x, kernel])), expected, strict=True):
+        rounded = numpy(ops.cast(ops.convert_to_tensor(exact), dtype))
+        np.testing.assert_allclose(computed, rounded, rtol=0 if JAX or dtype == "float32" else 2**-7)
+
+
+@pytest.mark.skipif(not JAX, reason="JAX's products of bfloat16")
+def test_a_bfloat16_product_on_a_cpu_reads_bfloat16_and_on_others_is_plain(monkeypatch):
+    import jax
+
+    def trained(x, kernel, upstream):
+        product, gradient = jax.vjp(lambda kernel: backend.project(x, kernel), kernel)
+        return product, gradient(upstream)
+
+    shapes = [jax.ShapeDtypeStruct(shape, "bfloat16") for shape in ((256, 96), (96, 32), (256, 32))]
+    program = jax.jit(trained).lower(*shapes).compile().as_text()
+    assert "bf16[96,256]" in program and not any(f"f32[{shape}]" in program for shape in ("256,96", "96,256"))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    equations = jax.make_jaxpr(backend.project)(*shapes[:2]).eqns
+    assert "custom_vjp" not in str(equations) and equations[-1].outvars[0].aval.dtype == "bfloat16"
 
 
 def test_a_constant_has_no_gradient():

@@ -427,3 +427,13 @@ def test_the_last_top_layer_has_neither_batch_norm_nor_dropout():
     mlp.build((None, 4))
     assert (len(mlp.norms), len(mlp.dropouts)) == (1, 1)
     assert mlp.count_params() == (4 * 8 + 8) + 4 * 8 + (8 + 1)
+
+
+def test_the_products_of_an_mlp_are_quantized_as_keras_does():
+    mlp = TopMLP([8, 1], seed=0)
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    before = ops.convert_to_numpy(mlp(x))
+    for dense in mlp.dense_layers:
+        dense.quantize("int8")
+    assert {dense.quantization_mode for dense in mlp.dense_layers} == {"int8"}
+    np.testing.assert_allclose(ops.convert_to_numpy(mlp(x)), before, atol=0.05)

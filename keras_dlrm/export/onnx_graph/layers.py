@@ -17,6 +17,7 @@ from keras_dlrm.export.onnx_graph.graph import Graph, Value
 from keras_dlrm.export.onnx_graph.ops import COMPOSED, CONVERTERS, exported_dtype, name_of
 from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.layers.dot_interaction import DotInteraction
+from keras_dlrm.layers.mlp import Dense
 
 
 class _InLayer(NotImplementedError):
@@ -91,7 +92,7 @@ class Converter:
             return self._embeddings(layer, *args, **kwargs)
         if isinstance(layer, DotInteraction):
             return self._dot_interaction(layer, *args)
-        if type(layer) is keras.layers.Dense and not layer.quantization_mode and not layer.lora_enabled:
+        if type(layer) in (keras.layers.Dense, Dense) and not layer.quantization_mode and not layer.lora_enabled:
             return self._dense(layer, *args)
         if isinstance(layer, (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.GaussianNoise)):
             return args[0]
