@@ -76,31 +76,31 @@ def fresh_keras() -> None:
     keras.utils.set_random_seed(1234)
 
 
-def _preloaded(backend: str, folder: Path) -> AbstractContextManager[Path]:
+def _preloaded(backend: str, folder: Path, **others: str) -> AbstractContextManager[Path]:
     from helpers import preloaded
     from helpers.children import environment
 
-    return preloaded.commands(folder, environment(KERAS_BACKEND=backend))
+    return preloaded.commands(folder, environment(KERAS_BACKEND=backend), others)
 
 
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory) -> Iterator[Path]:
-    """Folder of a `python` and a `keras-dlrm` that begin with Keras imported on this backend: see helpers/preloaded.py."""
-    import keras
-
-    with _preloaded(keras.backend.backend(), tmp_path_factory.mktemp("programs")) as folder:
+def tensorflow_programs(tmp_path_factory) -> Iterator[Path]:
+    """Folder of a `python` and a `keras-dlrm` that begin with Keras imported on TensorFlow: see helpers/preloaded.py."""
+    with _preloaded("tensorflow", tmp_path_factory.mktemp("tensorflow_programs")) as folder:
         yield folder
 
 
 @pytest.fixture(scope="session")
-def tensorflow_programs(tmp_path_factory, request) -> Iterator[Path]:
-    """The same on TensorFlow, whatever backend this is."""
+def programs(tmp_path_factory, tensorflow_programs) -> Iterator[Path]:
+    """The same on this backend; what they start on TensorFlow, such as exports, has that imported, too."""
     import keras
 
-    if keras.backend.backend() == "tensorflow":
-        yield request.getfixturevalue("programs")
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        yield tensorflow_programs
     else:
-        with _preloaded("tensorflow", tmp_path_factory.mktemp("tensorflow_programs")) as folder:
+        others = {"tensorflow": str(tensorflow_programs / "python")}
+        with _preloaded(backend, tmp_path_factory.mktemp("programs"), **others) as folder:
             yield folder
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 import time
 
 import keras
@@ -160,14 +161,14 @@ except (OSError, RuntimeError) as error:
 """
 
 
-def write_elsewhere(programs, base, limit):
-    command = [programs / "python", "-c", PROGRAM, str(base), str(limit)]
+def write_elsewhere(python, base, limit):
+    command = [python, "-c", PROGRAM, str(base), str(limit)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
 
 
 def killed(programs, base, seconds):
     """Kill a process that writes a delta, some time after it began; a delta is there and whole, or absent."""
-    process = write_elsewhere(programs, base, 2**30)
+    process = write_elsewhere(programs / "python", base, 2**30)
     while not list(base.parent.glob(".writing-*/delta/requests.json")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -182,7 +183,7 @@ def killed(programs, base, seconds):
 def test_a_full_disk_and_a_kill_leave_nothing(published, programs, tmp_path):
     folder = tmp_path / "clicks"
     base = shutil.copytree(published[1], folder / "1")
-    full, errors = write_elsewhere(programs, base, 10_000).communicate()  # less than the changed rows take
+    full, errors = write_elsewhere(sys.executable, base, 10_000).communicate()  # less than the changed rows take
     assert full.startswith("delta: not written (") and "File too large" in full, (full, errors)
     assert [path.name for path in folder.iterdir()] == ["1"]
     killed(programs, base, seconds=0.0)

@@ -2,7 +2,7 @@
 
 `preloaded.py SOCKET` is that process. `commands` makes a `python` and a `keras-dlrm` that ask it to run what they are given,
 with their arguments, folder, environment, input and output. A signal to end them goes to the program, which ends with them,
-and they end as it ends.
+and they end as it ends. What names another backend is run by that one's `python`, where there is one, or by the interpreter.
 """
 
 import atexit
@@ -21,11 +21,11 @@ import types
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# The interpreter itself runs what names another backend.
 COMMAND = """#!{python} -IS
 import json, os, signal, socket, sys
-if os.environ.get("KERAS_BACKEND", "tensorflow") != {backend!r} or "--backend" in sys.argv:
-    os.execv({own!r}, {arguments!r} + sys.argv[1:])
+named = "" if "--backend" in sys.argv else os.environ.get("KERAS_BACKEND", "tensorflow")
+if named != {backend!r}:
+    os.execv({others!r}.get(named, {own!r}), {arguments!r} + sys.argv[1:])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({socket!r})
     request = [sys.argv[0], sys.argv[1:], os.getcwd(), dict(os.environ)]
@@ -46,13 +46,13 @@ sys.exit(code)
 
 
 @contextmanager
-def commands(folder, environment):
-    """Folder with the two commands, while there is a process behind them."""
+def commands(folder, environment, others):
+    """Folder with the two commands, while there is a process behind them; `others` are the `python` of other backends."""
     path, bin, own = str(folder / "socket"), folder / "bin", sys.executable
     backend = environment.get("KERAS_BACKEND", "tensorflow")
     bin.mkdir()
     for name, arguments in {"python": [own], "keras-dlrm": [own, "-m", "keras_dlrm.cli"]}.items():
-        code = COMMAND.format(python=Path(own).resolve(), own=own, arguments=arguments, socket=path, backend=backend)
+        code = COMMAND.format(python=Path(own).resolve(), own=own, arguments=arguments, socket=path, backend=backend, others=others)
         (bin / name).write_text(code)
         (bin / name).chmod(0o755)
     process = subprocess.Popen([own, __file__, path], stdout=subprocess.PIPE, env=environment)
