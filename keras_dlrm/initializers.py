@@ -22,39 +22,6 @@ def part_seed(seed: int, *part: int) -> int:
     return int(np.random.SeedSequence([len(part), seed, *part]).generate_state(1)[0] >> 1)
 
 
-def rows_of_ids(seed: Sequence[int], ids: np.ndarray, width: int, half_width: float) -> np.ndarray:
-    """Rows ~ U(-s, s), each drawn from the seed and its id alone: by splitmix64, of a counter.
-
-    Args:
-        seed: Integers.
-        ids: int64 (n,).
-        width: Numbers of a row.
-        half_width: s.
-
-    Returns:
-        float32 (n, width).
-
-    Example:
-
-    >>> first = rows_of_ids([3], np.array([7, 8]), 2, 0.5)
-    >>> bool((rows_of_ids([3], np.array([8]), 2, 0.5) == first[1:]).all()), bool((np.abs(first) <= 0.5).all())
-    (True, True)
-
-    Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
-    """
-    key = np.random.SeedSequence([len(seed), *seed]).generate_state(1, np.uint64)
-    of_id = _mixed(ids.astype(np.uint64) ^ key)
-    words = _mixed(of_id[:, None] + np.arange(1, width + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    unit = (words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
-    return (unit - np.float32(0.5)) * np.float32(2 * half_width)
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
 class _NumpyInitializer(keras.initializers.Initializer):
     def __init__(self, seed: int | Sequence[int] | None = None) -> None:
         self.seed = [new_seed(None)] if seed is None else [int(s) for s in np.atleast_1d(seed)]

@@ -11,6 +11,8 @@ from keras_dlrm.schema.open_vocabulary import EVICT
 from keras_dlrm.support.arguments import choice, integer
 
 _DEPTH = 4
+_LINE = 16  # numbers of two lines of the processor's cache, which reads them in pairs
+_NEVER = np.iinfo(np.int64).min
 _AGE = 10  # counts are halved after as many uses for each slot
 
 
@@ -69,11 +71,14 @@ class SlotMap:
         self.evict = evict
         self.ttl = None if ttl is None else integer("SlotMap", "ttl", ttl)
         self.admit = integer("SlotMap", "admit", admit, 1, 255)
-        # A bucket's ids, and then the use of each slot, so that an id that is there costs three lines of the processor's cache.
-        memory = np.zeros((self.buckets, 4 * self.ways), np.int64)
-        self._known = memory[:, : self.ways]
+        # A bucket's ids, and then the use of each slot. It begins with a line of the processor's cache, so that an id that is there
+        # costs three.
+        memory = np.zeros(4 * self.ways * self.buckets + _LINE, np.int64)
+        memory = memory[-(memory.ctypes.data // memory.itemsize) % _LINE :][: 4 * self.ways * self.buckets]
+        self._memory = memory.reshape(self.buckets, 4 * self.ways)
+        self._known = self._memory[:, : self.ways]
         self._known[:] = -1
-        self._used = memory[:, self.ways :].reshape(self.buckets, self.ways, 3)
+        self._used = self._memory[:, self.ways :].reshape(self.buckets, self.ways, 3)
         # Four counters a slot in each row: with ten times as many ids as slots an id shares few of them.
         width = 1 << (4 * self.buckets * self.ways - 1).bit_length() if self.admit > 1 else 1
         self._sketch = np.zeros((_DEPTH, width), np.uint8)
@@ -136,20 +141,19 @@ class SlotMap:
         """
         flat = _flat(ids)
         if self._uses >= _AGE * self.buckets * self.ways:
-            slot_search.halve(self._used, self._sketch)
+            slot_search.halve(self._memory, self.ways, self._sketch)
             self._uses = 0
         self._now = self._now + 1 if now is None else max(self._now, int(now))
         self._batch += 1
-        self._uses += int((flat >= 0).sum())
-        oldest = np.iinfo(np.int64).min if self.ttl is None else self._now - self.ttl
-        slots, replaced, before = np.empty(len(flat), np.int32), np.empty(len(flat), np.int32), np.empty(len(flat), np.int64)
-        n = slot_search.use(
-            self._known, self._used, self._sketch, flat, self._now, oldest, self.evict == "lfu", self.admit, self._batch,
-            slots, replaced, before, self._totals,
+        oldest = _NEVER if self.ttl is None else self._now - self.ttl
+        slots, replaced = np.empty((2, len(flat)), np.int32)
+        before, after = np.empty((2, len(flat)), np.int64)
+        n, uses = slot_search.use(
+            self._memory, self.ways, self._sketch, flat, self._now, oldest, self.evict == "lfu", self.admit, self._batch,
+            slots, replaced, before, after, self._totals,
         )  # fmt: skip
-        bucket, way = np.divmod(replaced[:n] - 1, self.ways)
-        after = self._known[bucket, way]
-        return slots.reshape(np.shape(ids)), Replaced(replaced[:n].copy(), before[:n].copy(), after)
+        self._uses += uses
+        return slots.reshape(np.shape(ids)), Replaced(replaced[:n], before[:n], after[:n])
 
     def find(self, ids: Any) -> np.ndarray:
         """Slots of ids as `assign` gives them, 0 for new ones. The map stays as it is.
@@ -159,7 +163,7 @@ class SlotMap:
         """
         flat = _flat(ids)
         slots = np.empty(len(flat), np.int32)
-        slot_search.find(self._known, flat, slots)
+        slot_search.find(self._memory, self.ways, flat, slots)
         return slots.reshape(np.shape(ids))
 
     def state(self) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,7 @@ from keras import ops
 from keras_dlrm import backend
 from keras_dlrm.embeddings.row_access import ROWS, RowAccess, row_code
 from keras_dlrm.embeddings.table_rows import bucket
-from keras_dlrm.initializers import rows_of_ids
-from keras_dlrm.schema.columns import PADDING
+from keras_dlrm.schema.columns import PADDING, Categorical
 from keras_dlrm.schema.hashing import LARGEST
 from keras_dlrm.schema.open_vocabulary import WAYS
 from keras_dlrm.schema.packing import narrow, signed
@@ -36,6 +36,12 @@ class OpenTable:
     slots: SlotMap
     seconds: int | None  # `Open.ttl`, where it is a time of the clock
     constants: Any = None  # tensors of `identities` that graphs are to read, where they are not to hold the numbers themselves
+
+    @functools.cached_property
+    def columns(self) -> Any:
+        """The places as an index: a slice where it takes them, which does not copy."""
+        first, last = int(self.places[0]), int(self.places[-1])
+        return slice(first, last + 1) if (np.diff(self.places) == 1).all() else self.places
 
 
 class OpenTables:
@@ -66,10 +72,13 @@ class OpenTables:
         self.schema, self.seed = schema, seed
         stored = {table.name: table for stack in stacks for table in stack.tables}
         self.tables: dict[str, OpenTable] = {}
+        self._fitted: tuple[list[Categorical], list[int]] = [], []  # columns of other vocabularies, and their places
         for column, start in zip(schema.categorical, schema.offsets, strict=True):
-            if column.open is None:
-                continue
             places = np.arange(start, start + column.hotness)
+            if column.open is None:
+                self._fitted[0].append(column)
+                self._fitted[1].extend(places)
+                continue
             known = self.tables.get(column.table_name)
             if known is not None:
                 known.places = np.concatenate([known.places, places])
@@ -87,41 +96,45 @@ class OpenTables:
 
     def __call__(self, ids: np.ndarray, rows: RowAccess, training: bool) -> np.ndarray:
         """Ids of a batch as codes of their rows; see `BeforeStep`."""
-        codes = signed(ids)
-        codes[codes < PADDING] = PADDING - 1  # out of range, and not the code of a row
+        ids = np.maximum(signed(ids), PADDING - 1)  # one that is out of range is not the code of a row
         training = training and rows.collection.trainable  # the rows of a frozen layer keep their ids
         # Each process assigns the ids of all processes in their order, so that all maps are one: that of the whole batch.
-        every, here, now = self._of_all(codes, rows.collection.sharded is not None and training)
+        every, here, now = self._of_all(ids, rows.collection.sharded is not None and training)
+        codes = np.empty(ids.shape, np.int32)
+        columns, places = self._fitted
+        codes[:, places] = narrow(columns, ids[:, places])
         fresh = {}
         for name, each in self.tables.items():
-            own, asked = codes[:, each.places], every[:, each.places]
+            asked = every[:, each.columns]
             if training:
                 slots, replaced = each.slots.assign(asked, None if each.seconds is None else now)
-                slots = slots[here]
                 if len(replaced.slots):
                     fresh[name] = (replaced.slots, self._fresh(each, rows.slots(name), replaced.after))
             else:
                 slots = each.slots.find(asked)
-            codes[:, each.places] = np.where(own >= 0, row_code(slots), own)
+            codes[:, each.columns] = row_code(slots[here])
+        np.copyto(codes, ids, "unsafe", ids < 0)
         rows.write(fresh)
-        return narrow(self.schema.categorical, codes)
+        return codes
 
-    def _of_all(self, codes: np.ndarray, shared: bool) -> tuple[np.ndarray, slice, int]:
+    def _of_all(self, ids: np.ndarray, shared: bool) -> tuple[np.ndarray, slice, int]:
         """Ids of a whole batch, of which each process has a part, this one's rows in it, and the time."""
-        asked, now = np.where(codes >= 0, codes, PADDING), int(time.time())
+        now = int(time.time())
         if not shared:
-            return asked, slice(None), now
+            return ids, slice(None), now
         from keras_dlrm.sharding import collectives, everyone  # not loaded by programs of one process
 
         columns = np.concatenate([each.places for each in self.tables.values()])
-        gathered = everyone.arrays(np.concatenate([asked[:, columns].reshape(-1), [now]]))
-        first, processes = collectives.process_rank() * len(asked), len(gathered)
-        every = np.full((processes * len(asked), asked.shape[1]), PADDING, np.int64)
+        gathered = everyone.arrays(np.concatenate([ids[:, columns].reshape(-1), [now]]))
+        first, processes = collectives.process_rank() * len(ids), len(gathered)
+        every = np.full((processes * len(ids), ids.shape[1]), PADDING, np.int64)
         every[:, columns] = gathered[:, :-1].reshape(-1, len(columns))
-        return every, slice(first, first + len(asked)), int(gathered[:, -1].max())
+        return every, slice(first, first + len(ids)), int(gathered[:, -1].max())
 
     def _fresh(self, each: OpenTable, slots: Mapping[str, tuple[tuple[int, ...], float]], ids: np.ndarray) -> dict[str, np.ndarray]:
         """First values of the rows of new ids (n,), and of their optimizer slots."""
+        from keras_dlrm.data.kernels.id_rows import rows_of_ids
+
         table = each.table
         values = {name: np.full((len(ids), *shape), initial, np.float32) for name, (shape, initial) in slots.items()}
         return {ROWS: rows_of_ids([self.seed, *table.number], ids, table.width, table.half_width), **values}

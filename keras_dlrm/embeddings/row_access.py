@@ -89,11 +89,12 @@ class RowAccess:
                 here = (rows >= shard.start) & (rows < shard.stop)
                 if not here.any():
                     continue
+                numbers = rows[here] - shard.start + first
                 for name, held in {ROWS: variable, **self._held(variable)}.items():
                     if name in values:
                         part = np.asarray(values[name], np.float32)[here]
                         _, places, parts = writes.setdefault(id(held), (held, [], []))
-                        places.append(rows[here] - shard.start + first)
+                        places.append(numbers)
                         parts.append(part[:, shard.first : shard.last] if part.ndim > 1 else part)
         for held, places, parts in writes.values():
             backend.write_rows(held, np.concatenate(places), np.concatenate(parts))

@@ -1,6 +1,7 @@
 """Whole tables in this process: one variable for all tables of a width; stand-ins where the rows come from elsewhere."""
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,13 +101,21 @@ class WholeTables:
 
     def parts(self, name: str) -> list[tuple[Shard, Any, int]]:
         """A table as the one part that it is, with its variable and first row there."""
-        i, stack = next((i, stack) for i, stack in enumerate(self.stacks) if name in stack.starts)
-        rows, width = self.shape_of(name)
-        return [(Shard(name, None, 0, rows, 0, width), self.variables[i], stack.starts[name])]
+        number, shard, start = self._placed[name]
+        return [(shard, self.variables[number], start)]
+
+    @functools.cached_property
+    def _placed(self) -> dict[str, tuple[int, Shard, int]]:
+        return {
+            table.name: (number, Shard(table.name, None, 0, table.rows, 0, table.width), stack.starts[table.name])
+            for number, stack in enumerate(self.stacks)
+            for table in stack.tables
+        }
 
     def shape_of(self, name: str) -> tuple[int, int]:
         """Rows and columns of a table."""
-        return next((t.rows, t.width) for stack in self.stacks for t in stack.tables if t.name == name)
+        shard = self._placed[name][1]
+        return shard.rows, shard.width
 
     def read_rows(self, variable: Any, owner: int | None, start: int, stop: int) -> np.ndarray:
         """Rows of a variable, or of one that has as many: float32."""

@@ -9,8 +9,8 @@ import pytest
 from helpers.dict_slots import DictSlots
 
 import keras_dlrm as kd
+from keras_dlrm.data.kernels.id_rows import rows_of_ids
 from keras_dlrm.embeddings.row_access import ROWS, RowAccess
-from keras_dlrm.initializers import rows_of_ids
 
 pytestmark = pytest.mark.slow
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_dlrm.data.kernels.compiled import compiled
+from keras_dlrm.data.kernels.id_rows import mixed
 from keras_dlrm.schema.hashing import LARGEST
 
 #: What is known of the use of a slot: when, how often, and by which batch last.
@@ -12,12 +13,13 @@ ADMITTED, EVICTED, COLLISIONS = 0, 1, 2
 
 
 @compiled
-def use(known, used, sketch, ids, now, oldest, lfu, admit, batch, out, replaced, before, totals):  # type: ignore[no-untyped-def]
+def use(memory, ways, sketch, ids, now, oldest, lfu, admit, batch, out, replaced, before, after, totals):  # type: ignore[no-untyped-def]
     """Slots of a batch's ids, which are inserted in order of appearance where they are new.
 
     Args:
-        known: int64 (buckets, ways), the ids of the slots, -1 where there is none; changed.
-        used: int64 (buckets, ways, 3), the use of the slots; changed.
+        memory: int64 (buckets, 4 · ways): the ids of a bucket's slots, -1 where there is none, and then the use of each slot:
+            `SEEN`, `COUNT`, `BATCH`; changed.
+        ways: Slots of a bucket.
         sketch: uint8 (rows, a power of two), changed; of width 1 where every id is admitted.
         ids: int64 (n,).
         now: This batch's time. Slots that were last used before `oldest` are forgotten.
@@ -25,111 +27,119 @@ def use(known, used, sketch, ids, now, oldest, lfu, admit, batch, out, replaced,
         admit: Uses from which on an id gets a slot.
         batch: Number of the batch, other than the last one's.
         out: int32 (n,): slots from 1 on; 0 for an id without one, -1 for padding.
-        replaced, before: int32 and int64 (n,): slots that get another id, and the ids that they had, in their first places.
+        replaced, before, after: int32, int64 and int64 (n,): slots that get another id, the ids that they had, and those that they
+            have, in their first places.
         totals: int64 (3,), added up.
 
     Returns:
-        How many slots get another id.
+        How many slots get another id, and how many of the ids are some.
     """
-    buckets, ways = known.shape
-    missing = 0
+    # Three loops rather than one: none of them waits for memory to know what it does next, so that many reads are under way.
+    buckets = np.empty(len(ids), np.int64)
+    for i in range(len(ids)):
+        buckets[i] = _bucket(max(ids[i], 0), len(memory))
+    for i in range(len(ids)):
+        out[i] = _way(memory, ways, buckets[i], ids[i])
     # What the batch uses is marked before anything is inserted, so that none of it makes way for the rest.
+    missing, uses, count = 0, len(ids), 0
     for i in range(len(ids)):
         if ids[i] < 0:
             out[i] = -1 if ids[i] == -1 else 0
+            uses -= 1
             continue
-        bucket = _bucket(ids[i], buckets)
-        way = _way(known, bucket, ids[i])
-        if way >= 0 and used[bucket, way, SEEN] < oldest:
-            known[bucket, way] = -1
-            totals[EVICTED] += 1
+        bucket, way = buckets[i], out[i]
+        use = ways + 3 * way
+        if way >= 0 and memory[bucket, use + SEEN] < oldest:
+            if memory[bucket, way] == ids[i]:  # not forgotten by an earlier place of the batch
+                memory[bucket, way] = -1
+                totals[EVICTED] += 1
             way = -1
         if way < 0:
             out[i] = -2
             missing += 1
             continue
-        used[bucket, way, SEEN] = now
-        used[bucket, way, COUNT] += 1
-        used[bucket, way, BATCH] = batch
+        memory[bucket, use + SEEN] = now
+        memory[bucket, use + COUNT] += 1
+        memory[bucket, use + BATCH] = batch
         out[i] = 1 + bucket * ways + way
-    count = 0
     if missing == 0:
-        return count
+        return count, uses
     for i in range(len(ids)):
         if out[i] != -2:
             continue
-        bucket = _bucket(ids[i], buckets)
-        way = _way(known, bucket, ids[i])
+        bucket = buckets[i]
+        way = _way(memory, ways, bucket, ids[i])
         if way >= 0:  # inserted for an earlier place of the batch
-            used[bucket, way, COUNT] += 1
+            memory[bucket, ways + 3 * way + COUNT] += 1
             out[i] = 1 + bucket * ways + way
             continue
-        uses = 1 if admit <= 1 else _counted(sketch, ids[i])
+        times = 1 if admit <= 1 else _counted(sketch, ids[i])
         out[i] = 0
-        if uses < admit:
+        if times < admit:
             continue
-        way = _victim(known, used, bucket, oldest, lfu, batch)
+        way = _victim(memory, ways, bucket, oldest, lfu, batch)
         if way < 0:
             totals[COLLISIONS] += 1
             continue
         out[i] = 1 + bucket * ways + way
-        replaced[count] = out[i]
-        before[count] = known[bucket, way]
+        replaced[count], before[count], after[count] = out[i], memory[bucket, way], ids[i]
         count += 1
         totals[ADMITTED] += 1
-        totals[EVICTED] += known[bucket, way] >= 0
-        known[bucket, way] = ids[i]
-        used[bucket, way, SEEN] = now
-        used[bucket, way, COUNT] = uses
-        used[bucket, way, BATCH] = batch
-    return count
+        totals[EVICTED] += memory[bucket, way] >= 0
+        use = ways + 3 * way
+        memory[bucket, way] = ids[i]
+        memory[bucket, use + SEEN] = now
+        memory[bucket, use + COUNT] = times
+        memory[bucket, use + BATCH] = batch
+    return count, uses
 
 
 @compiled
-def find(known, ids, out):  # type: ignore[no-untyped-def]
+def find(memory, ways, ids, out):  # type: ignore[no-untyped-def]
     """Slots of ids: int32 `out`, 0 for an id without one, -1 for padding. Nothing else changes."""
-    ways = known.shape[1]
     for i in range(len(ids)):
         out[i] = -1 if ids[i] == -1 else 0
         if ids[i] >= 0:
-            bucket = _bucket(ids[i], known.shape[0])
-            way = _way(known, bucket, ids[i])
+            bucket = _bucket(ids[i], len(memory))
+            way = _way(memory, ways, bucket, ids[i])
             if way >= 0:
                 out[i] = 1 + bucket * ways + way
 
 
 @compiled
-def halve(used, sketch):  # type: ignore[no-untyped-def]
+def halve(memory, ways, sketch):  # type: ignore[no-untyped-def]
     """Halve all counts, so that what was used often long ago makes way."""
-    for bucket in range(used.shape[0]):
-        for way in range(used.shape[1]):
-            used[bucket, way, COUNT] >>= 1
+    for bucket in range(len(memory)):
+        for way in range(ways):
+            memory[bucket, ways + 3 * way + COUNT] >>= 1
     for row in range(sketch.shape[0]):
         for column in range(sketch.shape[1]):
             sketch[row, column] >>= 1
 
 
 @compiled
-def _way(known, bucket, key):  # type: ignore[no-untyped-def]
-    for way in range(known.shape[1]):
-        if known[bucket, way] == key:
-            return way
-    return -1
+def _way(memory, ways, bucket, key):  # type: ignore[no-untyped-def]
+    """The way of an id in its bucket, or -1: all are compared, as to stop at the right one is guessed wrong by the processor."""
+    sum_of_one = 0
+    for way in range(ways):
+        sum_of_one += way + 1 if memory[bucket, way] == key else 0
+    return sum_of_one - 1
 
 
 @compiled
-def _victim(known, used, bucket, oldest, lfu, batch):  # type: ignore[no-untyped-def]
+def _victim(memory, ways, bucket, oldest, lfu, batch):  # type: ignore[no-untyped-def]
     """The way that an id is put into: the first empty one, else one that the batch does not use; -1 where it uses all."""
     victim, forgotten = -1, False
-    for way in range(known.shape[1]):
-        if known[bucket, way] < 0:
+    for way in range(ways):
+        if memory[bucket, way] < 0:
             return way
-        if used[bucket, way, BATCH] == batch:
+        use, other = ways + 3 * way, ways + 3 * victim
+        if memory[bucket, use + BATCH] == batch:
             continue
-        seen = used[bucket, way, SEEN]
+        seen = memory[bucket, use + SEEN]
         if seen < oldest:
             # The first one that is too old to stay, before any other.
-            if not forgotten or seen < used[bucket, victim, SEEN]:
+            if not forgotten or seen < memory[bucket, other + SEEN]:
                 victim, forgotten = way, True
             continue
         if forgotten:
@@ -137,10 +147,10 @@ def _victim(known, used, bucket, oldest, lfu, batch):  # type: ignore[no-untyped
         if victim < 0:
             victim = way
             continue
-        if lfu and used[bucket, way, COUNT] != used[bucket, victim, COUNT]:
-            if used[bucket, way, COUNT] < used[bucket, victim, COUNT]:
+        if lfu and memory[bucket, use + COUNT] != memory[bucket, other + COUNT]:
+            if memory[bucket, use + COUNT] < memory[bucket, other + COUNT]:
                 victim = way
-        elif seen < used[bucket, victim, SEEN]:
+        elif seen < memory[bucket, other + SEEN]:
             victim = way
     return victim
 
@@ -167,10 +177,7 @@ def _mixed(x):  # type: ignore[no-untyped-def]
 def _counted(sketch, key):  # type: ignore[no-untyped-def]
     """Count one use of an id in a count-min sketch, and give the uses of it so far: never too few of them, but for `halve`."""
     # splitmix64; two halves of its result make the hashes of all rows.
-    x = np.uint64(key) + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x = x ^ (x >> np.uint64(31))
+    x = mixed(np.uint64(key) + np.uint64(0x9E3779B97F4A7C15))
     first, step = x & np.uint64(0xFFFFFFFF), (x >> np.uint64(32)) | np.uint64(1)
     mask = np.uint64(sketch.shape[1] - 1)
     least = np.int64(255)
