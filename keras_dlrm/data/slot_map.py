@@ -10,8 +10,7 @@ from keras_dlrm.data.kernels import slot_search
 from keras_dlrm.schema.open_vocabulary import EVICT
 from keras_dlrm.support.arguments import choice, integer
 
-_DEPTH = 4
-_LINE = 16  # numbers of two lines of the processor's cache, which reads them in pairs
+_LINES = 128  # bytes of two lines of the processor's cache, which reads them in pairs
 _NEVER = np.iinfo(np.int64).min
 _AGE = 10  # counts are halved after as many uses for each slot
 
@@ -61,7 +60,8 @@ class SlotMap:
     >>> bool((slots.find(np.array([2**40, 5])) == [rows[1], 0]).all())
     True
 
-    Source: W-TinyLFU (Einziger et al. 2017) for counts that age; HierarchicalKV (NVIDIA) and MPZCH (TorchRec) for buckets.
+    Source: W-TinyLFU (Einziger et al. 2017) for counts that age; HierarchicalKV (NVIDIA) and MPZCH (TorchRec) for buckets;
+    Caffeine (Manes) for a sketch whose counters of an id lie together.
     """
 
     def __init__(self, rows: int, ways: int = 16, evict: str = "lru", ttl: int | None = None, admit: int = 1) -> None:
@@ -71,17 +71,14 @@ class SlotMap:
         self.evict = evict
         self.ttl = None if ttl is None else integer("SlotMap", "ttl", ttl)
         self.admit = integer("SlotMap", "admit", admit, 1, 255)
-        # A bucket's ids, and then the use of each slot. It begins with a line of the processor's cache, so that an id that is there
-        # costs three.
-        memory = np.zeros(4 * self.ways * self.buckets + _LINE, np.int64)
-        memory = memory[-(memory.ctypes.data // memory.itemsize) % _LINE :][: 4 * self.ways * self.buckets]
-        self._memory = memory.reshape(self.buckets, 4 * self.ways)
+        # A bucket's ids, and then the use of each slot: an id that is there costs three lines of the processor's cache.
+        self._memory = _in_lines(self.buckets, 4 * self.ways, np.int64)
         self._known = self._memory[:, : self.ways]
         self._known[:] = -1
         self._used = self._memory[:, self.ways :].reshape(self.buckets, self.ways, 3)
-        # Four counters a slot in each row: with ten times as many ids as slots an id shares few of them.
-        width = 1 << (4 * self.buckets * self.ways - 1).bit_length() if self.admit > 1 else 1
-        self._sketch = np.zeros((_DEPTH, width), np.uint8)
+        # Four counters of each row a slot, at least: with ten times as many ids as slots an id shares few of them.
+        lines = 1 << ((self.buckets * self.ways - 1) // 4).bit_length() if self.admit > 1 else 1
+        self._sketch = _in_lines(lines, 64, np.uint8)
         self._totals = np.zeros(3, np.int64)
         self._now = self._uses = self._batch = 0
 
@@ -198,6 +195,14 @@ class SlotMap:
         clock = np.asarray(state["clock"], np.int64)
         self._now, self._uses = int(clock[0]), int(clock[1])
         self._totals[:] = clock[2:]
+
+
+def _in_lines(rows: int, width: int, dtype: Any) -> np.ndarray:
+    """Zeros whose first row begins with a line of the processor's cache."""
+    size = rows * width * np.dtype(dtype).itemsize
+    memory = np.zeros(size + _LINES, np.uint8)
+    first = -memory.ctypes.data % _LINES
+    return memory[first : first + size].view(dtype).reshape(rows, width)
 
 
 def _flat(ids: Any) -> np.ndarray:

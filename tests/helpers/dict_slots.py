@@ -22,9 +22,9 @@ class DictSlots:
         self.ways, self.buckets = ways, -(-rows // ways)
         self.evict, self.ttl, self.admit = evict, ttl, admit
         self.slot, self.id_of, self.seen, self.count, self.sketch = {}, {}, {}, {}, {}
-        self.width = 1
-        while self.width < 4 * self.ways * self.buckets:
-            self.width *= 2
+        self.lines = 1
+        while 16 * self.lines < 4 * self.ways * self.buckets:
+            self.lines *= 2
         self.now = self.uses = self.admitted = self.evicted = self.collisions = 0
 
     def forget(self, key):
@@ -38,8 +38,7 @@ class DictSlots:
         x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & WORD
         x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & WORD
         x ^= x >> 31
-        first, step = x & 0xFFFFFFFF, (x >> 32) | 1
-        places = [(row, (first + row * step) % self.width) for row in range(4)]
+        places = [((x >> 32) % self.lines, row, (x >> 4 * row) % 16) for row in range(4)]
         least = min(self.sketch.get(place, 0) for place in places)
         for place in places:
             if self.sketch.get(place, 0) == least < 255:

@@ -20,7 +20,7 @@ def use(memory, ways, sketch, ids, now, oldest, lfu, admit, batch, out, replaced
         memory: int64 (buckets, 4 · ways): the ids of a bucket's slots, -1 where there is none, and then the use of each slot:
             `SEEN`, `COUNT`, `BATCH`; changed.
         ways: Slots of a bucket.
-        sketch: uint8 (rows, a power of two), changed; of width 1 where every id is admitted.
+        sketch: uint8 (a power of two, 64), changed.
         ids: int64 (n,).
         now: This batch's time. Slots that were last used before `oldest` are forgotten.
         lfu: Whether the victim is the least frequently used slot, rather than the least recently used one.
@@ -112,9 +112,9 @@ def halve(memory, ways, sketch):  # type: ignore[no-untyped-def]
     for bucket in range(len(memory)):
         for way in range(ways):
             memory[bucket, ways + 3 * way + COUNT] >>= 1
-    for row in range(sketch.shape[0]):
+    for line in range(len(sketch)):
         for column in range(sketch.shape[1]):
-            sketch[row, column] >>= 1
+            sketch[line, column] >>= 1
 
 
 @compiled
@@ -176,20 +176,21 @@ def _mixed(x):  # type: ignore[no-untyped-def]
 @compiled
 def _counted(sketch, key):  # type: ignore[no-untyped-def]
     """Count one use of an id in a count-min sketch, and give the uses of it so far: never too few of them, but for `halve`."""
-    # splitmix64; two halves of its result make the hashes of all rows.
+    # A line of the processor's cache has four rows of 16 counters, and an id one of each: one read from memory rather than four.
     x = mixed(np.uint64(key) + np.uint64(0x9E3779B97F4A7C15))
-    first, step = x & np.uint64(0xFFFFFFFF), (x >> np.uint64(32)) | np.uint64(1)
-    mask = np.uint64(sketch.shape[1] - 1)
+    line = np.int64((x >> np.uint64(32)) & np.uint64(len(sketch) - 1))
     least = np.int64(255)
-    for row in range(sketch.shape[0]):
-        column = np.int64((first + np.uint64(row) * step) & mask)
-        if sketch[row, column] < least:
-            least = np.int64(sketch[row, column])
+    for row in range(4):
+        least = min(least, np.int64(sketch[line, _counter(x, row)]))
     if least == 255:
         return least
     # Only the smallest counters go up: the others count other ids, too.
-    for row in range(sketch.shape[0]):
-        column = np.int64((first + np.uint64(row) * step) & mask)
-        if sketch[row, column] == least:
-            sketch[row, column] += np.uint8(1)
+    for row in range(4):
+        if sketch[line, _counter(x, row)] == least:
+            sketch[line, _counter(x, row)] += np.uint8(1)
     return least + 1
+
+
+@compiled
+def _counter(x, row):  # type: ignore[no-untyped-def]
+    return 16 * row + np.int64((x >> np.uint64(4 * row)) & np.uint64(15))
