@@ -1,6 +1,6 @@
 """Deltas of published versions: folders `<number>.delta` with the rows that changed, and the versions that they belong to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +125,10 @@ def state_in(manifest: Mapping[str, Any]) -> str:
     return str(manifest.get("state") or sealed(manifest)[CHECKSUM])
 
 
-def chain(path: Path, loaded: str | None = None) -> list[Path]:
+def chain(path: Path, loaded: Container[str | None] = ()) -> list[Path]:
     """A version, and the deltas that make the model of `path` of it, in order; `path` alone if it is a version.
 
-    All are in one folder. With `loaded`, the state of a model that is there already, only what comes after it, if it is on the way.
+    All are in one folder. With `loaded`, states of models that are there already, only what comes after the last one on the way.
 
     Raises:
         FileNotFoundError: the base of a delta is not in the folder.
@@ -137,8 +137,8 @@ def chain(path: Path, loaded: str | None = None) -> list[Path]:
     places = [path]
     while is_delta(places[0]):
         delta = places[0]
-        base = _manifest(delta)["base"]
-        if base["state"] == loaded:
+        base = base_of(delta)
+        if base["state"] in loaded:
             return places
         number = int(base["number"])
         if number >= int(delta.stem):
@@ -151,6 +151,11 @@ def chain(path: Path, loaded: str | None = None) -> list[Path]:
             raise ValueError(f"{delta} is of another base: {bases[0]} is not the version that it was written for; {FULL}.")
         places.insert(0, same[0])
     return places
+
+
+def base_of(delta: Path) -> dict[str, Any]:
+    """Number and state of the version that a delta changes."""
+    return _manifest(delta)["base"]  # type: ignore[no-any-return]
 
 
 def changed(deltas: Sequence[Delta], table: int, name: str, start: int, stored: np.ndarray) -> np.ndarray:

@@ -32,9 +32,9 @@ def test_a_chain_begins_with_a_version_or_with_what_is_loaded(folder):
     first, second, third = (folder / name for name in ("1", "2.delta", "3.delta"))
     assert chain(third) == [first, second, third]
     assert chain(first) == [first]
-    assert chain(third, state_of(second)) == [third]
-    assert chain(third, state_of(first)) == [second, third]
-    assert chain(third, "another state") == [first, second, third]
+    assert chain(third, {state_of(second), state_of(first)}) == [third]
+    assert chain(third, {state_of(first)}) == [second, third]
+    assert chain(third, {"another state"}) == [first, second, third]
 
 
 def test_a_version_made_of_deltas_takes_their_place(folder):

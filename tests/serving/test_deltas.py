@@ -184,6 +184,34 @@ def test_deltas_of_a_version_that_stays_are_loaded_beside_it(tmp_path, base, ser
         np.testing.assert_array_equal(asked(server), published.answers)
 
 
+@pytest.mark.parametrize("second", ["a version", "a delta"])
+def test_a_server_of_several_versions_applies_a_delta_to_the_one_that_gives_way(tmp_path, base, monkeypatch, second):
+    from keras_dlrm.serving.versions import served_model
+
+    published = Published(tmp_path / "clicks", base)
+    answers = {1: published.answers}
+    if second == "a version":
+        write_base(published.folder / "2", table(seed=2))
+        published.number, answers[2] = 2, answer(table(seed=2), 0.0, IDS)
+    else:
+        published.delta(1)
+        answers[2] = published.answers
+    model = served_model.ServedModel(served_model.ModelConfig("clicks", published.folder, latest=2))
+    for third in (False, True):
+        if third:
+            monkeypatch.setattr(served_model, "load_and_warm_up", None)
+            published.delta(3)
+            answers[3] = published.answers
+            shutil.rmtree(published.folder / "1")  # what is served is there without it
+            del answers[1]
+        model.poll()
+        assert sorted(model.available) == sorted(answers)
+        for number, expected in answers.items():
+            with model.lease(number) as version:
+                np.testing.assert_array_equal(version.model.run("serving_default", {"ids": np.array(IDS)})["sum"], expected)
+    model.close(10)
+
+
 def test_a_long_request_does_not_hold_the_others_up(tmp_path, base, serve, monkeypatch):
     from keras_dlrm.serving.versions import served_model
 

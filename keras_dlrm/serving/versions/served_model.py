@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from keras_dlrm.files.deltas import SUFFIX, Delta, chain, is_delta
+from keras_dlrm.files.deltas import SUFFIX, Delta, base_of, chain, is_delta
 from keras_dlrm.serving.versions.config import ModelConfig
 from keras_dlrm.serving.versions.loading import load_and_warm_up, published
 from keras_dlrm.serving.versions.version import Version, fingerprint
@@ -144,15 +144,15 @@ class ServedModel:
 
         Its cost is that of the rows that changed, in time and memory. Requests wait meanwhile, so that no answer mixes versions.
         """
-        for number, version in sorted(self.available.items(), reverse=True):
-            with published(path):
-                steps = chain(path, version.stamp)
-            if number not in wanted and is_delta(steps[0]):
-                following: Version | None = version
-                for step in steps:  # one after the other: what is served is always one of them
-                    following = following and self._advance(following, step)
-                return following is not None
-        return False
+        bases = {version.stamp: version for number, version in sorted(self.available.items()) if number not in wanted}
+        with published(path):
+            steps = chain(path, bases)
+            if not is_delta(steps[0]):
+                return False
+            following: Version | None = bases[base_of(steps[0])["state"]]
+        for step in steps:  # one after the other: what is served is always one of them
+            following = following and self._advance(following, step)
+        return following is not None
 
     def _advance(self, version: Version, path: Path) -> Version | None:
         """The version after one delta; `None` where requests run for too long."""
@@ -165,8 +165,9 @@ class ServedModel:
             replace()
             following = version.continued(int(path.stem), delta.state)
             following.fingerprint = fingerprint(path)
-            with self._lock:
-                self._versions[following.number] = following
+            if following.number not in self.available:  # else one on the way that stays
+                with self._lock:
+                    self._versions[following.number] = following
             version.end()
         return following
 
