@@ -36,12 +36,15 @@ CONTESTANTS = {
     "caller:saved": "the same in a session that runs in the caller's thread",
     "onnx:model.onnx": "ONNX Runtime",
     "onnx:model_int8.onnx": "ONNX Runtime, int8 tables",
+    "onnx:products.onnx": "ONNX Runtime, the matrix products alone",
+    "onnx:empty.onnx": "ONNX Runtime, nothing",
     "torch:eager": "PyTorch, eager",
     "torch:traced": "PyTorch, traced and frozen",
     "torch:compiled": "PyTorch, compiled",
 }
 WITHOUT_ONEDNN = ("plain:saved", "caller:saved")
 PEERS = [kind for kind in CONTESTANTS if kind.startswith("torch")]
+SHAPE = Shape((100_000,) * 26)
 Times = dict[tuple[str, int], list[list[float]]]  # contestant and batch → milliseconds by round
 
 
@@ -50,7 +53,7 @@ def prepare(folder: Path) -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras_dlrm as kd
 
-    schema = Shape((100_000,) * 26).schema()
+    schema = SHAPE.schema()
     model = kd.models.DLRM(schema, 16, bottom_mlp=[512, 256, 64, 16], top_mlp=[512, 256, 1], seed=0)
     model.predict({"dense": np.zeros((1, 13), np.float32), "sparse": np.zeros((1, 26), np.int64)}, verbose=0)
     model.save(folder / "model.keras")
@@ -58,6 +61,33 @@ def prepare(folder: Path) -> None:
     kd.export.savedmodel(model, folder / "saved_int8", tables="int8")
     kd.export.onnx(model, folder / "model.onnx")
     kd.export.onnx(model, folder / "model_int8.onnx", tables="int8")
+    write_floors(folder)
+
+
+def write_floors(folder: Path) -> None:
+    """ONNX files of an empty request, and of the products with biases and ReLUs; one of 16 × 367 stands for the interaction."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    draw = np.random.default_rng(0)
+    products = list(SHAPE.products)
+    products.insert(len(SHAPE.bottom), (SHAPE.dim, SHAPE.top_inputs))
+    floors = {"empty": [helper.make_node("Identity", ["dense"], ["probability"])], "products": []}
+    constants, x = [], "dense"
+    for i, (n, m) in enumerate(products):
+        kernel, bias, y = draw.normal(0, n**-0.5, (n, m)).astype(np.float32), np.zeros(m, np.float32), f"product_{i}"
+        constants += [numpy_helper.from_array(kernel, f"kernel_{i}"), numpy_helper.from_array(bias, f"bias_{i}")]
+        floors["products"].append(helper.make_node("Gemm", [x, f"kernel_{i}", f"bias_{i}"], [y]))
+        x = f"relu_{i}" if i < len(products) - 1 else "probability"
+        floors["products"].append(helper.make_node("Relu" if i < len(products) - 1 else "Sigmoid", [y], [x]))
+    inputs = [
+        helper.make_tensor_value_info("dense", TensorProto.FLOAT, ["B", SHAPE.n_dense]),
+        helper.make_tensor_value_info("sparse", TensorProto.INT64, ["B", SHAPE.ids]),
+    ]
+    outputs = [helper.make_tensor_value_info("probability", TensorProto.FLOAT, None)]
+    for name, nodes in floors.items():
+        graph = helper.make_graph(nodes, name, inputs, outputs, constants if name == "products" else [])
+        opset = [helper.make_opsetid("", 18)]
+        (folder / f"{name}.onnx").write_bytes(helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString())
 
 
 def take_turns(folder: Path, kinds: Sequence[str], rounds: int) -> Times:
