@@ -27,6 +27,8 @@ PAGES = {
     "benchmarks/TRIED.md": "tried.md",
     "benchmarks/scaling.png": "scaling.png",
     "benchmarks/table_size.png": "table_size.png",
+    "benchmarks/beyond_memory.png": "beyond_memory.png",
+    "benchmarks/time_to_quality_criteo_20k.png": "time_to_quality_criteo_20k.png",
 }
 
 

@@ -22,12 +22,17 @@ from clock import PARTS, Clock, auc, encoded, scaled
 
 def keras_dlrm(folder: Path, options: dict[str, Any], clock: Clock) -> None:
     """This package: what `keras-dlrm preprocess` and `keras-dlrm train` do, best model and checkpoints included."""
-    with clock.part("import"):
+    from keras_dlrm.support.quiet import lean_imports
+
+    as_the_command = contextlib.ExitStack()
+    with clock.part("import"), lean_imports():
         import keras
 
         import keras_dlrm as kd
+        from keras_dlrm.backend.private_keras import without_tensorflow
         from keras_dlrm.training.callbacks import BestModel, Resume, predictions
         from keras_dlrm.training.experiment import Experiment
+        as_the_command.enter_context(without_tensorflow())
     with clock.part("preprocessing"):
         schema = kd.Schema.from_dict(options["schema"])
         log = kd.data.tables.preprocess(schema, **{p: folder / f"{p}.parquet" for p in PARTS}, output=options["work"] + "/log")
