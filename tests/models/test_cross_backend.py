@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.children import environment
+from helpers.zoo import KINDS
 
 # Each backend runs in a process of its own.
 pytestmark = [pytest.mark.slow, pytest.mark.neutral]
@@ -20,7 +21,7 @@ import keras_dlrm as kd
 
 sys.path.insert(0, sys.argv[2])
 from helpers.calls import called
-from helpers.zoo import KINDS, MODELS as ZOO, data
+from helpers.zoo import MODELS as ZOO, data
 
 schema = kd.Schema(dense=["a", "b"], categorical=[
     kd.Categorical("x", 20), kd.Categorical("y", 50, hotness=3, combiner="mean"), kd.Categorical("z", 4, table="w")])
@@ -72,7 +73,7 @@ if keras.backend.backend() == "jax":
     model.fit(*batch(0), batch_size=16, verbose=0)
     model.save(folder / "jax.keras")
     np.save(folder / "jax.npy", model.predict(batch(1)[0], verbose=0))
-    for kind in KINDS:
+    for kind in sys.argv[3:]:
         model = ZOO[kind].make()
         model.save(folder / f"{kind}.keras")
         np.save(folder / f"{kind}.npy", called(model, data(model.schema)[0]))
@@ -86,7 +87,7 @@ LOAD = (
 model = keras.saving.load_model(Path(sys.argv[1]) / "jax.keras")
 p = model.predict(batch(1)[0], verbose=0)
 loss = model.train_on_batch(*batch(2))
-for kind in KINDS:
+for kind in sys.argv[3:]:
     other = keras.saving.load_model(Path(sys.argv[1]) / f"{kind}.keras")
     got = keras.ops.convert_to_numpy(called(other, data(other.schema)[0]))
     np.testing.assert_allclose(got, np.load(Path(sys.argv[1]) / f"{kind}.npy"), atol=1e-6, rtol=0, err_msg=kind)
@@ -95,13 +96,17 @@ print(json.dumps({"p": p.tolist(), "iterations": int(model.optimizer.iterations)
 )
 
 
-def test_models_learn_alike_and_a_saved_one_is_loaded_everywhere(tensorflow_programs, tmp_path):
+SOME = ["dlrm dot", "deep fm", "wukong", "svd++", "dcn", "mmoe in dlrm", "twotower"]
+
+
+@pytest.mark.parametrize("kinds", [SOME, pytest.param(KINDS, marks=pytest.mark.soak)], ids=["some", "all"])
+def test_models_learn_alike_and_a_saved_one_is_loaded_everywhere(kinds, tensorflow_programs, tmp_path):
     for name in ("jax", "torch"):
         pytest.importorskip(name)
 
     def run(code, backend):
         # Where another backend is named it is the plain interpreter.
-        command = [tensorflow_programs / "python", "-c", code, tmp_path, Path(__file__).parents[1]]
+        command = [tensorflow_programs / "python", "-c", code, tmp_path, Path(__file__).parents[1], *kinds]
         done = subprocess.run(command, env=environment(KERAS_BACKEND=backend), capture_output=True, text=True)
         assert done.returncode == 0, f"{backend}: {done.stderr[-3000:]}"
         return json.loads(done.stdout.splitlines()[-1])
