@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from keras_dlrm.training.averaging import Averaging
 from keras_dlrm.training.by_label import part_scores, with_means
 
 SHOWN = (("logloss", "loss"), ("auc", "AUC"))
+# Seconds after a save in which the end of an epoch is not saved: to train that again takes about as long as to save it.
+BETWEEN_SAVES = 3.0
 
 
 class BestModel(keras.callbacks.Callback):
@@ -228,9 +231,10 @@ class Resume(keras.callbacks.Callback):
     its folder, `resume.npz` for `resume`, names it and holds the rest: the place in the data, the metrics so far in the epoch,
     and what other callbacks remember. It is replaced when the checkpoint is whole, so a kill leaves the last whole pair.
 
-    There are `steps` batches between two saves within an epoch; the end of each epoch is saved, too. `remembering` are callbacks
-    with `state() → dict` and `restore(dict)`; so is `averaging`, whose arrays are in that file, too. After `restore` training
-    continues at `epoch` and `batch`. `trained` counts the batches of ended epochs.
+    There are `steps` batches between two saves within an epoch. The end of an epoch is saved, too, unless the last save was less
+    than `BETWEEN_SAVES` ago. `remembering` are callbacks with `state() → dict` and `restore(dict)`; so is `averaging`, whose
+    arrays are in that file, too. After `restore` training continues at `epoch` and `batch`. `trained` counts the batches of ended
+    epochs.
     """
 
     def __init__(
@@ -245,6 +249,7 @@ class Resume(keras.callbacks.Callback):
         self.remembering = remembering if averaging is None else [*remembering, averaging]
         self.epoch = self.batch = self.trained = 0
         self._first = 0  # batch of the present epoch in this run
+        self._saved = -math.inf
         self._restored_metrics: list[np.ndarray] | None = None
 
     def restore(self, model: Any, example: tuple[Any, Any]) -> bool:
@@ -299,7 +304,8 @@ class Resume(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.trained += self.batch
         self.batch = 0
-        self._save(epoch + 1, 0)
+        if time.monotonic() - self._saved >= BETWEEN_SAVES:
+            self._save(epoch + 1, 0)
 
     def _save(self, epoch: int, batch: int) -> None:
         model = self.model  # On JAX this brings the variables up to date.
@@ -314,6 +320,7 @@ class Resume(keras.callbacks.Callback):
         with whole(self.path) as written:
             np.savez(written, place=np.array(json.dumps(place)), **metrics, **averages)  # type: ignore[arg-type]
         clear(self.directory, step)
+        self._saved = time.monotonic()
 
 
 def _numbered(names: Sequence[str], kind: str) -> list[str]:

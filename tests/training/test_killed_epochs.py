@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ from helpers.suite import suite_on
 
 from keras_dlrm.data.synthetic import PlantedClickLog
 from keras_dlrm.schema.schema import Categorical, Schema
+from keras_dlrm.training import callbacks
 from keras_dlrm.training.callbacks import Resume
 
 PROGRAM = """
@@ -111,3 +113,20 @@ def test_batches_are_counted_not_executions(tmp_path: Path, executions: list[int
     for end in executions:
         state.on_train_batch_end(end)
     assert places == saved
+
+
+def test_the_ends_of_short_epochs_are_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, saved = iter([0.0, 0.1, 2.9, 3.2, 3.3, 6.0, 6.4, 6.5]), []
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(callbacks, "write", lambda state, directory, step, *_, **options: saved.append(step))
+    monkeypatch.setattr(callbacks, "state_of", lambda model: None)
+    for name in ("require_finite", "clear"):
+        monkeypatch.setattr(callbacks, name, lambda *_: None)
+    state = Resume(tmp_path / "resume", 1000, 10, [])
+    state.set_model(Model())
+    for epoch in range(5):
+        state.on_epoch_begin(epoch)
+        state.batch = 10
+        state.on_epoch_end(epoch)
+    # Asked at 0.0, 2.9, 3.2, 6.0 and 6.4, saved by 0.1, 3.3 and 6.5.
+    assert saved == [10, 30, 50] and state.trained == 50
