@@ -32,8 +32,11 @@ def environment() -> dict[str, str]:
     return {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, **own}
 
 
-def run(arguments: Sequence[str], rows: Iterable[np.ndarray] = ()) -> str:
-    """Run Python in such a process, with rows on its standard input; its error output if it fails, else an empty text."""
+def run(who: str, arguments: Sequence[str], rows: Iterable[np.ndarray] = ()) -> None:
+    """Run Python in such a process, with rows on its standard input; `RuntimeError` with its last words if it fails.
+
+    Of a process that says what it has not written, that line is all that the error tells.
+    """
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=environment()
@@ -48,10 +51,12 @@ def run(arguments: Sequence[str], rows: Iterable[np.ndarray] = ()) -> str:
             process.kill()  # where this one is stopped
             process.wait()
         if not code:
-            return ""
+            return
         errors.seek(0)
-        lines = errors.read().decode(errors="replace").splitlines()
-    return "\n".join(line for line in lines if not _LOG.match(line)).strip() or f"exit code {code}"
+        lines = [line for line in errors.read().decode(errors="replace").splitlines() if line and not _LOG.match(line)]
+    if lines and lines[-1].startswith("not written"):
+        del lines[:-1]
+    raise RuntimeError(f"{who}: " + ("\n".join(lines)[-4000:] or f"its process on TensorFlow ended with exit code {code}"))
 
 
 def arguments() -> list[str]:

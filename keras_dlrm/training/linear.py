@@ -6,6 +6,7 @@ looks for its penalty on the validation part, five fits at most, without a compi
 And its scores are the same on TensorFlow, JAX and torch, so that results of different backends stand beside one baseline.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ _TABLE_ROWS = 2**24  # weights of ids, a power of two; more of them share some
 _READ = 40_000_000  # values of the training rows that are read, at most
 _WORK = 60_000_000  # values of all epochs, about
 _BLOCK = 65_536  # rows
+_TOGETHER = 4096  # rows of small batches that are read in one go
 _RATE = 0.1
 _PENALTIES = (30.0, 10.0, 3.0, 1.0, 0.3)
 _FEWER = (10.0, 1.0)  # for long logs
@@ -128,17 +130,31 @@ class LinearModel:
         steps = -(-len(order) // size)
         kept = range(steps - 1, steps // 2 - 1, -max(steps // 32, 1))
         mean = np.zeros_like(self._weights)
-        for step in range(steps):
-            self._step(part, np.sort(order[step * size : (step + 1) * size]), pull, squares, sums)
+        for step, values in enumerate(self._batches(part, order, size)):
+            self._step(*values, pull, squares, sums)
             if step in kept:
                 mean += self._weights / np.float32(len(kept))
         return mean
 
-    def _step(self, part: Any, rows: np.ndarray, pull: np.ndarray, squares: np.ndarray, sums: np.ndarray) -> None:
+    def _batches(self, part: Any, order: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, ...]]:
+        """Slots, factors, labels and weights of batches of rows, which are read a block of batches at a time."""
+        several = max(_TOGETHER // size, 1) * size
+        for start in range(0, len(order), several):
+            shuffled = order[start : start + several]
+            rows = np.sort(shuffled)
+            batch, labels = part.take(rows)
+            values = (*self._inputs(batch), labels, _row_weights(part, rows) / self._mass)
+            places = np.searchsorted(rows, shuffled)
+            for first in range(0, len(rows), size):
+                batch_places = np.sort(places[first : first + size])
+                yield tuple(array[batch_places] for array in values)
+
+    def _step(
+        self, slots: np.ndarray, factors: np.ndarray, labels: np.ndarray, weights: np.ndarray,
+        pull: np.ndarray, squares: np.ndarray, sums: np.ndarray,
+    ) -> None:  # fmt: skip
         """One step of Adagrad; `sums` is 0 before and after."""
-        batch, labels = part.take(rows)
-        slots, factors = self._inputs(batch)
-        error = (_sigmoid(self._logits(slots, factors)) - labels) * _row_weights(part, rows) / self._mass
+        error = (_sigmoid(self._logits(slots, factors)) - labels) * weights
         flat = slots.reshape(-1)
         # A weight that appears twice is updated twice in the same way, from the sum of both gradients.
         gradient = (error[:, None] * factors).reshape(-1).astype(np.float32) + pull[flat] * self._weights[flat]

@@ -7,6 +7,7 @@ and they end as it ends. What names another backend is run by that one's `python
 
 import atexit
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -20,6 +21,12 @@ import threading
 import types
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# Slow to import, and in no way of a thread, a lock or a device that a fork would lose.
+LATE = (
+    "keras_dlrm.pipeline.prepare", "keras_dlrm.training.run", "keras_dlrm.training.tuning", "keras_dlrm.scoring",
+    "keras_dlrm.retrieval", "keras_dlrm.export.saved_model.savedmodel", "matplotlib.backends.backend_agg", "matplotlib.figure",
+)  # fmt: skip
 
 COMMAND = """#!{python} -IS
 import json, os, signal, socket, sys
@@ -149,12 +156,19 @@ def answer(connection):
     os._exit(0)
 
 
-def main():
-    """Answer until killed."""
+def preload():
+    """Import what the programs would import one by one: the commands, and what they load late."""
     import keras  # noqa: F401
 
-    import keras_dlrm.cli  # noqa: F401
+    from keras_dlrm.cli import COMMANDS
 
+    for name in (*(f"keras_dlrm.cli.{command}" for command in COMMANDS), *LATE):
+        importlib.import_module(name)
+
+
+def main():
+    """Answer until killed."""
+    preload()
     del sys.path[0]  # the folder of this file
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # whoever answers is not waited for
     with socket.socket(socket.AF_UNIX) as server:

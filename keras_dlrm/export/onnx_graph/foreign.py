@@ -63,8 +63,10 @@ def _elsewhere(layer: Any, shape: Any, specs: Any, who: str) -> Any:
         modules = sorted({type(part).__module__ for part in layers_in(layer)} - {"__main__"})
         described = [modules, keras.saving.serialize_keras_object(layer), shape, specs]
         (folder / "layer.json").write_text(json.dumps(described))
-        failed = run(["-m", "keras_dlrm.export.onnx_graph.foreign_layer", name])
-        if failed:
-            last = [line for line in failed.splitlines() if re.match(r"[\w.]+(Error|Exception): ", line)][-1:]
-            raise NotImplementedError(f"{who}, which does not convert under TensorFlow ({(last or ['no message'])[0][:300]})")
+        try:
+            run(who, ["-m", "keras_dlrm.export.onnx_graph.foreign_layer", name])
+        except RuntimeError as error:
+            last = [line for line in str(error).splitlines() if re.match(r"[\w.]+(Error|Exception): ", line)][-1:]
+            reason = (last or ["no message"])[0][:300]
+            raise NotImplementedError(f"{who}, which does not convert under TensorFlow ({reason})") from error
         return onnx.load(folder / "layer.onnx")

@@ -34,7 +34,7 @@ def check(
     model = tf.saved_model.load(str(path)) if whole else _with_rows(path, requests, changes or {})
     for name, entry in requests.items():
         if name not in model.signatures:
-            raise RuntimeError(f"savedmodel: the written model lacks the signature {name!r}.")
+            raise RuntimeError(f"the written model lacks the signature {name!r}.")
         for rows in (slice(None), slice(0, 1), slice(0, 0)):
             if entry["examples"]:
                 fed = {"inputs": examples(entry["inputs"])[rows]}
@@ -47,7 +47,7 @@ def check(
                 answer = {"": answer["scores"][:, 1:] if got is None else got}
                 wanted = {"": np.array(wanted, np.float32).reshape(-1, 1)}
             if set(answer) != set(wanted):
-                raise RuntimeError(f"savedmodel: the written model's {name} gives {sorted(answer)}, the live one {sorted(wanted)}.")
+                raise RuntimeError(f"the written model's {name} gives {sorted(answer)}, the live one {sorted(wanted)}.")
             for output, values in wanted.items():
                 if output == "ids":
                     _compare_ids(name, answer, {key: np.array(array)[rows] for key, array in wanted.items()}, allowed)
@@ -63,7 +63,7 @@ def _compare(name: str, got: np.ndarray, expected: np.ndarray, allowed: float) -
     difference = difference / np.maximum(1.0, np.abs(expected)) if got.shape == expected.shape else difference
     if not np.max(difference, initial=0.0) <= allowed:
         text = f"differs from the live one by {np.max(difference)}; at most {allowed} is allowed."
-        raise RuntimeError(f"savedmodel: the written model's {name} {text}")
+        raise RuntimeError(f"the written model's {name} {text}")
 
 
 def _compare_ids(name: str, answer: Mapping[str, Any], expected: Mapping[str, np.ndarray], allowed: float) -> None:
@@ -78,7 +78,7 @@ def _compare_ids(name: str, answer: Mapping[str, Any], expected: Mapping[str, np
     clear[:, :-1] &= ~near
     clear[:, -1:] = False
     if got.shape != expected["ids"].shape or (clear & (got != expected["ids"])).any():
-        raise RuntimeError(f"savedmodel: the written model's {name} gives other ids than the live one.")
+        raise RuntimeError(f"the written model's {name} gives other ids than the live one.")
 
 
 def feed(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +80,9 @@ def delta(model: Any, base: str | Path) -> Path:
         task = {"tables": [described_rows(stack) for stack in stored.stacks], **_places(version, earlier)}
         (work / "job.json").write_text(json.dumps(task), encoding="utf-8")
         rows = (part for stack in stored.stacks for part in stack.kept_rows())
-        _run("delta", ["-m", _PROGRAM, "write", str(work), str(written)], rows)
+        run("delta", ["-m", _PROGRAM, "write", str(work), str(written)], rows)
         changes = str(work / "changes.npz")
-        _run("delta", ["-P", str(CHECK), str(version), str(written / deltas.REQUESTS), changes])
+        run("delta", ["-P", str(CHECK), str(version), str(written / deltas.REQUESTS), changes])
         content = {
             "format": deltas.FORMAT, "version": deltas.VERSION, **own.named(model), "structure": described["structure"],
             "base": {"number": int(base.stem), "state": state_of(base)},
@@ -134,8 +133,8 @@ def apply(path: str | Path) -> Path:
         shutil.copytree(version, written, ignore=lambda folder, _: ["variables"] if Path(folder) == version else [])
         (written / manifest.MANIFEST).unlink()
         (work / "job.json").write_text(json.dumps(_places(version, changes)), encoding="utf-8")
-        _run("apply", ["-m", _PROGRAM, "apply", str(work), str(written)])
-        _run("apply", ["-P", str(CHECK), str(written), str(path / deltas.REQUESTS)])
+        run("apply", ["-m", _PROGRAM, "apply", str(work), str(written)])
+        run("apply", ["-P", str(CHECK), str(written), str(path / deltas.REQUESTS)])
         made = {"created", "git_revision", "packages", "files", "metrics", CHECKSUM}
         content = {key: value for key, value in described.items() if key not in made}
         manifest.write(written, {**content, "metrics": {}, "state": last.state})
@@ -152,15 +151,6 @@ def _publish(written: Path, final: Path, any_version: bool) -> Path:
 
 def _places(version: Path, changes: list[Path]) -> dict[str, Any]:
     return {"version": str(version.absolute()), "deltas": [str(path.absolute()) for path in changes]}
-
-
-def _run(who: str, arguments: list[str], rows: Iterable[np.ndarray] = ()) -> None:
-    failed = run(arguments, rows)[-4000:]
-    last = failed.splitlines()[-1] if failed else ""
-    if last.startswith("not written"):
-        raise RuntimeError(f"{who}: {last}")
-    if failed:
-        raise RuntimeError(f"{who}: {failed}")
 
 
 def _weights(model: Any) -> dict[str, Any]:
