@@ -101,6 +101,7 @@ def imported_packages(path: Path) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.neutral
 def test_frameworks_are_imported_by_name_only_in_the_seam():
     named = {}
@@ -149,6 +150,7 @@ def private_names(tree: ast.AST, own: set[str]) -> Iterator[str]:
                     yield value
 
 
+@pytest.mark.slow
 @pytest.mark.neutral
 def test_private_names_of_frameworks_stand_in_the_seam():
     paths = list(PACKAGE.rglob("*.py"))
@@ -171,6 +173,7 @@ def names_in_body(of: type) -> frozenset[str]:
     return frozenset(filter(is_private, attributes | defined(tree)))
 
 
+@pytest.mark.slow
 def test_classes_use_no_private_name_of_the_frameworks_classes_that_they_inherit_from():
     """An attribute, or a method that stands in for one, of the same name counts; so the seam's classes give these hooks names."""
     modules = [name for _, name, _ in pkgutil.walk_packages([str(PACKAGE)], "keras_dlrm.") if not name.endswith("__main__")]
@@ -186,6 +189,7 @@ def test_classes_use_no_private_name_of_the_frameworks_classes_that_they_inherit
     assert clashes == {}
 
 
+@pytest.mark.slow
 @pytest.mark.neutral
 def test_the_package_has_no_assert_statements():
     """`python -O` removes them: checks raise."""

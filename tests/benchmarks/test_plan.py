@@ -13,6 +13,7 @@ from keras_dlrm.schema.schema import Categorical, Schema
 pytestmark = pytest.mark.neutral
 
 
+@pytest.mark.slow
 def test_measured_rates_stand_beside_predicted_ones(tmp_path):
     measured = {
         "schema": Schema(dense=["x"], categorical=[Categorical("a", 100), Categorical("b", 50)]).to_dict(),

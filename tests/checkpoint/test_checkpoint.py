@@ -96,6 +96,7 @@ def test_training_goes_on_as_if_never_ended_however_tables_are_split(saved, rest
         np.testing.assert_allclose(again.embedding_tables()[name], table, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_row_wise_slots_come_back(tmp_path):
     data = list(batches(6))
     model = build(kd.optimizers.RowwiseAdagrad(0.05))
@@ -193,6 +194,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     assert kd.checkpoint.restore(model, tmp_path)["step"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_went_on_from_an_earlier_step_takes_the_place_of_the_other(tmp_path):
     model = build()
     for step in (2, 4, 6):
@@ -215,6 +217,7 @@ def embedding_rule(rule):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
@@ -263,6 +266,7 @@ def test_bad_arguments_of_save_write_nothing(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", ["manifest.json", "tables/c/0_31_0_8/c/0/0", "tables/c/0_31_0_8/zarr.json"])
 def test_a_damaged_checkpoint_is_no_base_of_the_next_one(damaged, tmp_path):
     model = build()

@@ -267,6 +267,7 @@ def test_help_does_not_import_keras() -> None:
     assert "keras" not in imported
 
 
+@pytest.mark.slow
 @pytest.mark.neutral
 def test_preprocessing_text_starts_no_framework(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("click,x\n1,2\n0,3\n")

@@ -135,6 +135,7 @@ def run(inputs: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> int:
     return done
 
 
+@pytest.mark.slow
 def test_mutated_lines_are_taken_or_refused_as_by_a_plain_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(6000, 0, monkeypatch) >= 6000
 

@@ -24,6 +24,7 @@ def same(slots, expected, batches, now=None):
     assert counts == (len(expected.slot), expected.admitted, expected.evicted, expected.collisions)
 
 
+@pytest.mark.slow
 @hypothesis.given(
     batches=st.lists(st.lists(IDS, max_size=12), max_size=12), rows=st.integers(1, 24), ways=st.sampled_from([1, 2, 4]),
     evict=st.sampled_from(["lru", "lfu"]), ttl=st.none() | st.integers(1, 5), admit=st.integers(1, 3),

@@ -47,6 +47,7 @@ def test_expected_logloss_is_the_mean_entropy():
     assert expected_logloss(np.array([0.0, 1.0])) == 0.0
 
 
+@pytest.mark.slow
 def test_best_is_what_the_true_probabilities_reach_on_drawn_labels():
     log = PlantedClickLog(SCHEMA, seed=1)
     batch, label = collect(log, 40_000)
@@ -66,6 +67,7 @@ def test_click_rate_and_best_auc_are_as_asked_for():
     assert log.probabilities(collect(log, 20_000)[0]).mean() == pytest.approx(0.05, abs=0.005)
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_the_batch_size_and_parts_differ():
     log = PlantedClickLog(SCHEMA, seed=2)
     one, two = collect(log, 9000, 9000), collect(PlantedClickLog(SCHEMA, seed=2), 9000, 700)
@@ -140,6 +142,7 @@ def test_terms_of_third_order_are_found_by_no_sum_of_functions_of_pairs(auc):
     assert np.abs(logit - third @ np.linalg.lstsq(third, logit, rcond=None)[0]).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_logs_of_third_order_are_reproducible_and_say_so_where_they_are_written(tmp_path):
     log = PlantedClickLog(SCHEMA, seed=2, order=3)
     one, two = collect(log, 9000, 9000), collect(PlantedClickLog(SCHEMA, seed=2, order=3), 9000, 700)

@@ -61,6 +61,7 @@ def test_dense_effects_turn_too():
     assert abs(np.corrcoef(first, whole)[0, 1]) < 0.5
 
 
+@pytest.mark.slow
 def test_best_of_a_drifting_part_is_what_its_probabilities_reach():
     log = PlantedClickLog(SCHEMA, seed=1, drift=Drift(rows=20_000, effects=0.8), starts={"test": 15_000})
     batch, label = collect(log, 20_000, part="test")
@@ -126,6 +127,7 @@ def test_cold_items_arrive_between_the_given_rows():
     assert len(set(ids[15_000:])) == 100
 
 
+@pytest.mark.slow
 def test_changing_rows_do_not_depend_on_the_batch_size_and_are_known_when_written(tmp_path):
     def log():
         drift, cold = Drift(9000, effects=0.5, popularity=0.7), ColdItems(0.2, (100, 9000), ("train",))

@@ -67,6 +67,7 @@ def test_the_twin_of_a_planted_log_measures_the_same(planted):
     assert twin.best_logloss < 0.325
 
 
+@pytest.mark.slow
 def test_fewer_rows_hold_as_many_different_ids_as_fewer_rows_of_the_original(planted):
     few = measure(PlantedClickLog(SCHEMA, seed=1, click_rate=0.1), rows=5000)
     again = measure(Twin(planted, seed=1), rows=5000)
@@ -74,6 +75,7 @@ def test_fewer_rows_hold_as_many_different_ids_as_fewer_rows_of_the_original(pla
         assert again.sparse[name].distinct == pytest.approx(few.sparse[name].distinct, rel=0.05)
 
 
+@pytest.mark.slow
 def test_missing_values_repeated_values_and_dependent_columns_are_kept(tmp_path):
     random = np.random.default_rng(0)
     n = 40_000
@@ -99,6 +101,7 @@ def test_missing_values_repeated_values_and_dependent_columns_are_kept(tmp_path)
     assert (drawn == 0).mean() == pytest.approx((count == 0).mean(), abs=0.01)
 
 
+@pytest.mark.slow
 def test_stack_distances_are_kept_where_asked_for():
     schema = Schema(categorical=[Categorical("a", 4000)])
     from keras_dlrm.data.synthetic import TraceClickLog
@@ -221,6 +224,7 @@ def test_unbounded_ids_are_measured_by_the_rows_that_they_take(tmp_path):
 # -- files and errors --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_statistics_survive_their_file_and_damage_is_named(planted, tmp_path):
     path = tmp_path / "statistics.json"
     planted.save(path)
@@ -284,6 +288,7 @@ def real_logs(shared, folder):
     yield data.tables.preprocess(schema, folder / "criteo.parquet", output=folder / "criteo")
 
 
+@pytest.mark.slow
 def test_a_log_is_pickled():
     planted = PlantedClickLog(SCHEMA, seed=1)
     for log in (planted, Twin(measure(planted, rows=500))):

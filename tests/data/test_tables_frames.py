@@ -48,6 +48,7 @@ def forms() -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_frames_of_every_kind_are_taken_where_a_file_is(tmp_path: Path) -> None:
     plain = pl.DataFrame({name: values for name, values in COLUMNS.items() if name != "unused"})
     plain.write_parquet(tmp_path / "log.parquet")

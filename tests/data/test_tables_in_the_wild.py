@@ -81,6 +81,7 @@ NAMES = st.text(string.ascii_letters + "[]*?~\\\n {}%=$'\"é✓!#&;|.-", min_siz
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(folder=NAMES, name=NAMES, ending=st.sampled_from(ENDINGS), relative=st.booleans())
 def test_what_exists_literally_is_taken_literally(
@@ -103,6 +104,7 @@ def test_what_exists_literally_is_taken_literally(
 NAMES_OF_COLUMNS = st.text(min_size=1, max_size=8).filter(lambda s: "\0" not in s and s.isprintable() or s in "\n\t")
 
 
+@pytest.mark.slow
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(names=st.lists(NAMES_OF_COLUMNS, min_size=3, max_size=3, unique=True), ending=st.sampled_from(ENDINGS))
 def test_columns_may_have_any_names(tmp_path: Path, names: list[str], ending: str) -> None:

@@ -109,6 +109,7 @@ def test_every_format_number_of_workers_and_size_of_blocks_gives_the_same_files(
     assert all(found == outputs[0] for found in outputs)
 
 
+@pytest.mark.slow
 def test_another_policy_goes_on_and_other_arguments_start_anew(small_parts: None, tmp_path: Path) -> None:
     rows = make_rows(300)
     path = save([*rows, {**rows[0], "click": 7}], tmp_path / "log.csv")
@@ -125,6 +126,7 @@ def test_another_policy_goes_on_and_other_arguments_start_anew(small_parts: None
     assert contents(tmp_path / "other") == contents(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_output_and_it_goes_on_when_there_is_room(small_parts: None, tmp_path: Path) -> None:
     path = save(make_rows(1500), tmp_path / "log.parquet")
     whole = tables.preprocess(SCHEMA, path, output=tmp_path / "whole")

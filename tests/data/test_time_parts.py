@@ -55,6 +55,7 @@ def test_pandas_times_have_them_too():
     assert Preprocessor.fit(SCHEMA, frame).transform(frame)["sparse"].tolist() == EXPECTED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "parquet", "frame"])
 def test_logs_and_predictions_of_files_have_the_parts(tmp_path, ending):
     frame = pl.DataFrame({"click": [0, 1] * 20, "x": np.arange(40.0), "at": [*MOMENTS[:-1], None]})

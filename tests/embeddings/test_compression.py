@@ -232,6 +232,7 @@ def test_hashing_spreads_ids_evenly():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_unbounded_ids_are_packed_looked_up_and_trained():
     wide = [[2**40, 3], [2**62 + 1], [], [5, 2**31]]
     batch = HASHED.pack({"user": wide, "city": [0, 1, 2, 3]})

@@ -71,6 +71,7 @@ def problems(draw):
     return schema, batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 @settings(max_examples=10 if keras.backend.backend() != "jax" else 5)
 @given(problem=problems())

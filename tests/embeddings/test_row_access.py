@@ -47,6 +47,7 @@ class Batches(keras.utils.PyDataset):
         return data()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["arrays", "dataset", "on_batch"])
 def test_a_hook_sees_every_batch_once_in_training_and_in_evaluation(source):
     hook = Hook()
@@ -67,6 +68,7 @@ def test_a_hook_sees_every_batch_once_in_training_and_in_evaluation(source):
     assert hook.seen == expected
 
 
+@pytest.mark.slow
 def test_a_step_trains_the_rows_and_slots_that_a_hook_wrote():
     hook = Hook()
     model, plain = model_with(hook), model_with(None)

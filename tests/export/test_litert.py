@@ -71,6 +71,7 @@ def test_what_litert_has_no_operation_for_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_does_not_convert_is_said(tmp_path, monkeypatch):
     hashed = DLRM(Schema(categorical=[Categorical("a", 4, hashed=True), Categorical("b", 2)]), 2, None, [1])
     with pytest.raises(NotImplementedError, match="column 'a' is hashed.*use kd.export.onnx"):
@@ -87,6 +88,7 @@ def test_what_does_not_convert_is_said(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @in_tensorflow
 def test_a_difference_leaves_nothing(tmp_path, monkeypatch):
     import keras_dlrm.export.lite.litert  # noqa: F401

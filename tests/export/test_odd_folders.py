@@ -48,6 +48,7 @@ def test_onnx_files_with_their_data(model, tmp_path, tables):
     np.testing.assert_allclose(answer, model.predict_on_batch(X), atol=1e-5 if tables is None else 0.05)
 
 
+@pytest.mark.slow
 def test_litert_files(model, tmp_path):
     pytest.importorskip("tensorflow")
     from keras_dlrm.export.lite.conversion import answers

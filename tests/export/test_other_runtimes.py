@@ -42,6 +42,7 @@ def test_saved_model_cli_shows_scans_and_runs_it(exported, tensorflow_programs, 
     np.testing.assert_allclose(cli_run(path, batch, **where), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_classify_and_regress_are_named_for_tensorflow_serving(exported):
     path = exported[0]
     methods = {name: signature(path, name).method_name for name in ("classify", "regress", "serving_default")}

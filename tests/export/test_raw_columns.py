@@ -36,6 +36,7 @@ def padded(values):
     return [v or "" for v in values]
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(st.lists(TEXTS, max_size=8), st.lists(TEXTS, min_size=1, max_size=12), st.sampled_from([None, 0, 2]), st.integers(1, 3))
 def test_texts_get_the_ids_of_the_host(tmp_path_factory, train, asked, oov, oov_rows):

@@ -429,6 +429,7 @@ def test_the_last_top_layer_has_neither_batch_norm_nor_dropout():
     assert mlp.count_params() == (4 * 8 + 8) + 4 * 8 + (8 + 1)
 
 
+@pytest.mark.slow
 def test_the_products_of_an_mlp_are_quantized_as_keras_does():
     mlp = TopMLP([8, 1], seed=0)
     x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")

@@ -169,6 +169,7 @@ columns = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(columns=columns, weighted=st.booleans(), concatenate=st.booleans(), seed=st.integers(0, 99))
 def test_lookups_through_keras_rs_equal_the_engine_s(columns, weighted, concatenate, seed):
     pytest.importorskip("keras_rs", reason="needs keras-rs: pip install keras-dlrm[tpu]")
@@ -235,6 +236,7 @@ def test_without_a_tpu_a_model_trains_as_with_an_embedding_collection(name):
         np.testing.assert_allclose(model.embedding_tables()[table], rows, rtol=1e-6)  # a GPU adds in any order
 
 
+@pytest.mark.slow
 def test_a_step_through_keras_rs_equals_the_engine_s_where_the_optimizer_is_sgd(keras_rs):
     through, engine = dlrm_through_keras_rs(), dlrm()
     through.set_embedding_tables(engine.embedding_tables())

@@ -127,6 +127,7 @@ def test_the_base_rate_scores_one_in_both_metrics(labels):
         assert float(metric.result()) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_sums_do_not_saturate_after_many_rows():
     metric = metrics.Calibration()
     for _ in range(3):  # 2²⁴ rows a step, then single rows that a float32 sum would lose
@@ -137,6 +138,7 @@ def test_sums_do_not_saturate_after_many_rows():
     assert high + low == 3 * 2**24 + 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_compensation_survives_compilation(compiled):
     """A compiler that reorders float additions would undo `RunningSum`."""

@@ -81,6 +81,7 @@ def test_each_slice_has_the_score_of_its_rows():
         assert {k: float(v) for k, v in metric.result().items()} == {k: float(v) for k, v in again.result().items()}
 
 
+@pytest.mark.slow
 def test_metrics_of_groups_work_in_a_compiled_step():
     labels, probabilities, group, _ = example(300)
     for metric in (metrics.GroupedAUC(6), metrics.Sliced(metrics.LogLoss(), ["a", "b"])):

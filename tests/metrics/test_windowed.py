@@ -25,6 +25,7 @@ def last_window(sizes, rows):
     return window or (start, end)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.sampled_from([1, 16, 33]), min_size=1, max_size=8), st.integers(1, 70))
 def test_the_score_is_that_of_the_last_complete_window(sizes, rows):

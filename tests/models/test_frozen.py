@@ -131,6 +131,7 @@ def test_configurations_name_frozen_parts_and_growing_keeps_them():
         kd.models.DLRM.from_config({**config, "frozen": {"no_mlp/#9": False}})
 
 
+@pytest.mark.slow
 def test_a_state_that_would_be_dropped_is_an_error(tmp_path):
     model = trained(compiled(dlrm()))
     model.save(tmp_path / "m.keras")

@@ -62,6 +62,7 @@ def test_training_goes_on_as_in_the_model_before(optimizer, rule):
     np.testing.assert_allclose(grown.predict(X, verbose=0), model.predict(X, verbose=0), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_slots_of_new_rows_are_initial_and_they_train():
     grown = kd.models.grow(fit(make()), LARGE)
     before = grown.embedding_tables()["C1"]
@@ -74,6 +75,7 @@ def test_slots_of_new_rows_are_initial_and_they_train():
     assert (after[5] != before[5]).any() and (after[[0, 1, 2, 3, 4, 6, 7]] == before[[0, 1, 2, 3, 4, 6, 7]]).all()
 
 
+@pytest.mark.slow
 def test_a_grown_model_saves_and_loads(tmp_path):
     grown = kd.models.grow(fit(make()), LARGE)
     grown.save(tmp_path / "m.keras")
@@ -81,6 +83,7 @@ def test_a_grown_model_saves_and_loads(tmp_path):
     np.testing.assert_array_equal(loaded.predict(X, verbose=0), grown.predict(X, verbose=0))
 
 
+@pytest.mark.slow
 def test_split_tables_keep_their_rows_or_are_refused():
     nine, twelve = (SMALL.replace_categorical(C1={"vocabulary_size": n}) for n in (9, 12))
     options = {"embedding_options": {"quotient_remainder": {"collisions": 2, "threshold": 7}}}
@@ -92,6 +95,7 @@ def test_split_tables_keep_their_rows_or_are_refused():
         kd.models.grow(make(**options), twelve)
 
 
+@pytest.mark.slow
 def test_models_that_are_frozen_or_not_compiled_grow_too():
     model = make(optimizer=None)
     assert not kd.models.grow(model, LARGE).compiled

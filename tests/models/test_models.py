@@ -282,6 +282,7 @@ def test_fit_takes_a_pydataset(trained, expected):
     np.testing.assert_allclose(losses(trained, Batches()), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_fit_takes_a_generator(trained, expected):
     def endless():
         while True:

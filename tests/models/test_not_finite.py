@@ -119,6 +119,7 @@ def test_a_model_of_ones_own_has_a_loss_of_nan_on_every_backend():
         model.fit(batch, Y, verbose=0)
 
 
+@pytest.mark.slow
 def test_the_look_at_numbers_can_be_left_out_or_replaced():
     batch = {**X, "dense": np.full_like(X["dense"], np.nan)}
     for attribute, callbacks in ((False, None), (True, [keras.callbacks.TerminateOnNaN()])):

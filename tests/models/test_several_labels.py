@@ -73,6 +73,7 @@ def test_other_reductions_are_those_of_each_label(reduction):
     assert float(model.test_on_batch(batch, y, weights)) == pytest.approx(expected.sum(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_label_that_nobody_has_changes_nothing():
     batch, y = data(TWO, 8)
     ends = []

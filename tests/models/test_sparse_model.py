@@ -82,6 +82,7 @@ def test_it_trains_like_the_stock_model_with_the_dense_optimizer(make, rule):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_only_rows_of_the_batch_have_slots_that_move():
     model = functional()
     trained(model, optimizers.Adagrad(0.1))
@@ -90,6 +91,7 @@ def test_only_rows_of_the_batch_have_slots_that_move():
     assert set(np.flatnonzero(moved[:50])) == set(IDS[:, 0]) and moved[50:].all()
 
 
+@pytest.mark.slow
 def test_a_layer_called_twice_trains_like_one_with_twice_the_columns():
     """The gradients of one row from both calls are summed before the rule squares them."""
     columns = SCHEMA.categorical
@@ -156,6 +158,7 @@ def test_a_subclass_with_a_call_of_its_own_is_no_functional_model():
     assert Subclassed().__class__.__mro__[1] is SparseModel
 
 
+@pytest.mark.slow
 def test_other_losses_outputs_and_sample_weights_are_keras_own():
     ids = keras.Input((4,), dtype="int32", name="ids")
     pooled = EmbeddingCollection(SCHEMA, 3, concatenate=True, seed=1)(ids)
@@ -202,6 +205,7 @@ def test_batches_accumulated_are_one_batch(name):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_between_updates_nothing_moves_and_a_saved_model_goes_on_in_the_middle(tmp_path):
     model = functional()
     model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), loss="binary_crossentropy")
@@ -248,6 +252,7 @@ def test_tensorflow_reads_rows_and_not_the_table_for_a_prediction():
     assert {op.type for op in captured.consumers()} == {"ResourceGather"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.data pipelines of Keras's data adapters")
 def test_pipelines_have_no_tuning_thread_that_fit_would_wait_for(monkeypatch):
     import tensorflow as tf
@@ -342,6 +347,7 @@ def test_accumulation_that_differs_between_the_two_optimizers_is_refused():
     model.fit(X, Y, batch_size=8, verbose=0)
 
 
+@pytest.mark.slow
 def test_accumulation_has_room_for_a_collection_that_is_called_twice():
     a, b, ids = (keras.Input((4,), dtype="int32", name=name) for name in ("a", "b", "ids"))
     inner = keras.Model(ids, EmbeddingCollection(SCHEMA, 3, concatenate=True, seed=1, init_scale=0.1)(ids))
@@ -388,6 +394,7 @@ def test_tables_are_set_from_arrays_of_any_layout():
     np.testing.assert_array_equal(collection.embedding_tables()["b"], rows)
 
 
+@pytest.mark.slow
 def test_a_model_compiled_with_anothers_optimizer_has_slots_of_its_own():
     first, second = functional(), functional()
     first.compile("adagrad", loss="mse")

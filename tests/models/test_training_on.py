@@ -173,6 +173,7 @@ def test_weights_in_hdf5_come_back(tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_models_name_their_way_of_being_exported(tmp_path):
     for kind, x in ((make, X), (functional, X["sparse"])):
         model = kind()

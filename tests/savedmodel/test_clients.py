@@ -83,6 +83,7 @@ def test_a_client_ends_in_one_sentence(protocol, case, served, tmp_path):
     assert said in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["client_rest.py", "client_grpc.py"])
 def test_a_client_is_a_page(name):
     assert len((FOLDER / name).read_text().splitlines()) <= 75

@@ -210,6 +210,7 @@ def test_what_cannot_be_told_is_asked_for_in_a_sentence(table, column, words):
     assert words in schema.inferred.left_out[column]
 
 
+@pytest.mark.slow
 def test_400_columns():
     rows = {f"x{i}": rng.normal(size=N) for i in range(200)} | {
         f"s{i}": rng.choice(["a", "b", "c"], N) for i in range(200)

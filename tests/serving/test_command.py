@@ -23,6 +23,7 @@ def waiting(gate):
     return {"signature_name": "wait", "inputs": str(gate)}
 
 
+@pytest.mark.slow
 def test_the_help_and_the_log_say_what_it_is(server):
     text = " ".join(CliRunner().invoke(group, ["serve", "--help"]).output.split())
     assert "stand-in for TensorFlow Serving, for development and tests, not for production" in text

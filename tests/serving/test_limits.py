@@ -190,6 +190,7 @@ def test_log_lines_are_single_short_and_few():
     assert repeats.filter(last) and last.getMessage() == "no model 100% (80 more like it were left out)"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the filter is Linux's")
 def test_no_connection_is_reset_when_the_listening_socket_closes():
     def connect(address, found):

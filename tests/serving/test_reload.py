@@ -100,6 +100,7 @@ SPOILED = {
 }
 
 
+@pytest.mark.slow
 def test_a_broken_version_never_replaces_a_good_one_and_can_be_mended(tmp_path, serve, publish, templates):
     folder = tmp_path / "clicks"
     folder.mkdir()

@@ -102,6 +102,7 @@ def test_rows_that_are_drawn_alone_are_those_of_the_whole_table(width, start, st
     np.testing.assert_array_equal(initial.rows_of(1, start, stop, width), whole[5 + start : 5 + stop])
 
 
+@pytest.mark.slow
 def test_weights_of_classes_hold_where_a_part_is_filled_up():
     class Batches(keras.utils.PyDataset):
         def __len__(self):

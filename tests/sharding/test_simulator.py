@@ -73,6 +73,7 @@ def test_4096_devices_are_planned():
     assert line["devices"] == 4096 and line["examples/s"] > 0 and line["of linear"] == 1
 
 
+@pytest.mark.slow
 def test_tables_that_do_not_fit_are_told_and_drawn_around(tmp_path):
     large = Workload.of(kd.Schema(categorical=[kd.Categorical("a", 10**6)]), 16, dense_parameters=0)
     found = simulate(large, (1, 4), memory_bytes=5e7)

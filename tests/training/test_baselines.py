@@ -110,6 +110,7 @@ def test_a_log_is_fitted_once_and_of_a_long_one_some_rows_are_read(log, monkeypa
     assert scores(own.split("test").labels, probabilities)["auc"] > 0.6
 
 
+@pytest.mark.slow
 def test_a_logistic_regression_is_compared_with_the_click_rate(log):
     probabilities = baseline_predictions(log, "test")[LOGISTIC]
     said = beside(Experiment(model={"type": "LogisticRegression"}), log, "test", probabilities, RUN)

@@ -88,6 +88,7 @@ def test_an_interrupt_in_a_callback_leaves_the_model_whole(model, way, at, batch
     assert_whole(model, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [0, 1])
 @pytest.mark.parametrize("way", ["fit", "evaluate", "predict"])
 def test_data_that_cannot_be_read_leave_the_model_whole(model, way, bad):

@@ -57,6 +57,7 @@ def test_what_is_changed_has_no_reason(log):
     assert not {"batch_size", "model.dropout"} & set(changed.reasons)
 
 
+@pytest.mark.slow
 @pytest.mark.neutral
 def test_a_log_without_tables_or_dense_columns_has_a_recipe(tmp_path):
     for schema in (kd.Schema(dense=["x", "y"]), kd.Schema(categorical=[kd.Categorical("c", 9)])):

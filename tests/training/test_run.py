@@ -129,6 +129,7 @@ def test_a_finished_run_is_reported_not_repeated(log: data.ClickLog, whole: tupl
     assert time.perf_counter() - start < 30
 
 
+@pytest.mark.slow
 def test_log_loss_and_normalized_entropy_of_training_clip_alike(log: data.ClickLog) -> None:
     model = EXPERIMENT.override(["model.dropout=0", "model.batch_norm=false", "model.top_mlp=[1]"]).build(log.schema)
     model.top_mlp.set_weights([1e4 * w for w in model.top_mlp.get_weights()])  # logits that are certain, and often wrong

@@ -32,6 +32,7 @@ class Model:
             self.device[slot] = self.file[source] if source >= 0 else 0
 
 
+@pytest.mark.slow
 @given(batches, st.integers(0, 2))
 @settings(max_examples=150, deadline=None)
 def test_every_row_is_where_it_was_put_and_the_one_used_longest_ago_gives_way(batches, ahead):
@@ -88,6 +89,7 @@ def check_step(cache, model, truth, number, rows, slots, changes):
     cache.done = number
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 5), st.integers(0, 2**31 - 1), st.data())
 @settings(max_examples=60, deadline=None)
 def test_initial_rows_at_any_places_are_those_that_are_drawn_from_the_beginning_on(sizes, width, seed, data):
@@ -104,6 +106,7 @@ def test_initial_rows_far_into_a_table():
     np.testing.assert_array_equal(DrawnRows(initial, 3).rows(numbers), expected)
 
 
+@pytest.mark.slow
 def test_a_file_leaves_nothing_and_takes_disk_as_it_grows(tmp_path):
     file = RowFile(tmp_path / "rows", 2**27, 32)
     assert file.disk == 0

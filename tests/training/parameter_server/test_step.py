@@ -257,6 +257,7 @@ def test_a_steps_work_does_not_depend_on_the_rows_of_the_tables():
     assert np.sum(asked[0]) == np.sum(asked[1]) and sizes[0] == sizes[1]
 
 
+@pytest.mark.slow
 def test_every_update_is_computed_on_the_server_that_has_the_rows():
     local = Local(builder(lambda: kd.optimizers.Adam(0.1)))
     writes = (
