@@ -90,30 +90,88 @@ def test_retrieve_and_recommend_give_what_the_live_index_and_models_give(options
     served.close()
 
 
-@suite_on("tensorflow")
-def test_the_server_answers_and_its_page_knows_that_the_answer_is_a_list(tmp_path):
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory, quick_exports):
+    """A server of two stages, the index and the ranker behind it."""
     pytest.importorskip("tensorflow_serving")
     from helpers.saved_models import Running
 
     from keras_dlrm.serving import ModelConfig, Server
 
+    folder = tmp_path_factory.mktemp("served") / "shop"
     tower, ranker = models()
     index = Index.build(tower, ROWS, preprocessor=PREPROCESSOR)
-    savedmodel(tower, tmp_path / "shop", PREPROCESSOR, index=index, ranker=ranker, k=3, candidates=5)
+    savedmodel(tower, folder, PREPROCESSOR, index=index, ranker=ranker, k=3, candidates=5)
+    with Server([ModelConfig("shop", folder)], port=0, grpc_port=0) as server:
+        yield Running(f"127.0.0.1:{server.port}", f"127.0.0.1:{server.grpc_port}", str), index, ranker
+
+
+@suite_on("tensorflow")
+def test_the_server_answers_over_rest_and_grpc_and_knows_that_the_answer_is_a_list(shop):
+    import grpc
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    running, index, ranker = shop
     users = PREPROCESSOR.transform(ROWS[:2])
-    with Server([ModelConfig("shop", tmp_path / "shop")], port=0, grpc_port=0) as server:
-        running = Running(f"127.0.0.1:{server.port}", f"127.0.0.1:{server.grpc_port}", str)
-        for exclude in ([["item 3"], [""]], [[], []]):
-            inputs = {"user": ROWS["user"][:2].to_list(), "age": ROWS["age"][:2].to_list(), "exclude": exclude}
-            status, answer = running.ask("/v1/models/shop:predict", {"signature_name": "recommend", "inputs": inputs})
-            ids, numbers = recommend(index, ranker, users, 3, candidates=5, exclude=exclude)
-            assert status == 200 and answer["outputs"]["ids"] == ids.tolist()
-            np.testing.assert_allclose(answer["outputs"]["probabilities"], numbers, rtol=1e-4)
-        signatures = running.ask("/page/models")[1]["models"][0]["versions"][0]["signatures"]
+    for exclude in ([["item 3"], [""]], [[], []]):
+        inputs = {"user": ROWS["user"][:2].to_list(), "age": ROWS["age"][:2].to_list(), "exclude": exclude}
+        status, answer = running.ask("/v1/models/shop:predict", {"signature_name": "recommend", "inputs": inputs})
+        ids, numbers = recommend(index, ranker, users, 3, candidates=5, exclude=exclude)
+        assert status == 200 and answer["outputs"]["ids"] == ids.tolist()
+        np.testing.assert_allclose(answer["outputs"]["probabilities"], numbers, rtol=1e-4)
+    exclude = [["item 3"], [""]]
+    expected = {
+        "retrieve": ("scores", index.query(users, 3, exclude=exclude)),
+        "recommend": ("probabilities", recommend(index, ranker, users, 3, candidates=5, exclude=exclude)),
+    }
+    with grpc.insecure_channel(running.grpc) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        for name, (output, (ids, numbers)) in expected.items():
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name, request.model_spec.signature_name = "shop", name
+            for key, values in asked(slice(0, 2), exclude).items():
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(values, None if key == "age" else tf.string))
+            outputs = {key: tf.make_ndarray(value) for key, value in stub.Predict(request, timeout=20).outputs.items()}
+            assert [[text.decode() for text in row] for row in outputs["ids"]] == ids.tolist()
+            np.testing.assert_allclose(outputs[output], numbers, rtol=1e-4)
+    signatures = running.ask("/page/models")[1]["models"][0]["versions"][0]["signatures"]
     items = {signature["name"]: signature["items"] for signature in signatures}
     assert (items["raw"], items["retrieve"], items["recommend"]) == (None, "scores", "probabilities")
     fields = next(signature["features"] for signature in signatures if signature["name"] == "recommend")
     assert {field["name"] for field in fields} == {"user", "age", "exclude"}
+
+
+@pytest.mark.slow
+@suite_on("tensorflow")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # Selenium's sockets
+def test_the_page_shows_the_list_and_what_raises_each_item(shop):
+    from helpers.browser import open_browser
+
+    running, index, _ = shop
+    with open_browser() as page:
+        from selenium.webdriver.common.by import By
+        from selenium.webdriver.support.ui import Select, WebDriverWait
+
+        page.get(f"http://{running.rest}/")
+        WebDriverWait(page, 20).until(lambda p: p.find_elements(By.CSS_SELECTOR, "#fields input"))
+        Select(page.find_element(By.ID, "signature")).select_by_visible_text("retrieve")
+        for name, text in (("user", "u1"), ("age", "30"), ("exclude", "item 3")):
+            field = page.find_element(By.NAME, name)
+            field.clear()
+            field.send_keys(text)
+        page.find_element(By.ID, "go").click()
+        rows = WebDriverWait(page, 20).until(lambda p: p.find_elements(By.CSS_SELECTOR, "#items tr"))
+        shown = [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in rows]
+    users = ROWS[:3].with_columns(user=pl.Series(["u1", "", "u1"]), age=pl.Series([30.0, 30.0, None]))
+    ids, scores = index.query(PREPROCESSOR.transform(users), 23, exclude=[["item 3"]] * 3)
+    assert [row[:2] for row in shown] == [[f"{i + 1}. {ids[0, i]}", f"{scores[0, i]:.4f}"] for i in range(3)]
+    for (_, _, reason), item, score in zip(shown, ids[0], scores[0], strict=False):
+        # An item that leaves the list falls below its last one, by that much at least.
+        kept = [item in ids[i, :3] for i in (1, 2)]
+        falls = [score - (scores[i, ids[i].tolist().index(item)] if kept[i - 1] else scores[i, 2]) for i in (1, 2)]
+        most = int(np.argmax(falls))
+        value = ("user = u1", "age = 30")[most]
+        assert reason == ("" if falls[most] <= 0 else f"{'+' if kept[most] else '≥ +'}{falls[most]:.4f} by {value}")
 
 
 @pytest.mark.slow

@@ -87,6 +87,8 @@ function randomValue(feature) {
   return initial(feature);
 }
 
+const empty = (feature) => ({ number: feature.nullable ? "null" : "0", id: "-1", flag: "false", text: '""' }[feature.kind]);
+
 // Ids have up to 19 digits, more than a number of JavaScript holds: values stay the text that was typed.
 function written(feature, text) {
   const parts = text.trim() === "" ? [] : text.split(separator(feature)).map((part) => part.trim());
@@ -98,27 +100,32 @@ function written(feature, text) {
   }[feature.kind];
   const odd = parts.find((part) => !legal.test(part));
   if (odd !== undefined) throw new Error(`${feature.name}: “${odd}” is not ${feature.kind === "id" ? "an" : "a"} ${feature.kind}.`);
-  const empty = { number: feature.nullable ? "null" : "0", id: "-1", flag: "false", text: '""' }[feature.kind];
   const values = parts.map((part) =>
     feature.kind === "text" ? JSON.stringify(part) : feature.kind === "number" ? String(Number(part)) :
     feature.kind === "id" ? String(BigInt(part)) : part);
   if (feature.width !== null) {
     if (values.length > feature.width) throw new Error(`${feature.name}: at most ${feature.width} values.`);
-    while (values.length < feature.width) values.push(feature.weight ? "1" : empty);
+    while (values.length < feature.width) values.push(feature.weight ? "1" : empty(feature));
   }
   return values;
 }
 
-function requestBody(extra) {
+const fields = () => [...byId("fields").querySelectorAll("input")].map((input) => ({ input, feature: state.features[input.dataset.index] }));
+
+// A row of the form's values by input, in JSON; the value of the feature `without` is left out.
+function row(without) {
   const inputs = new Map();
-  for (const field of byId("fields").querySelectorAll("input")) {
-    const feature = state.features[field.dataset.index];
-    const values = written(feature, field.value);
+  for (const { input, feature } of fields()) {
+    const typed = written(feature, input.value);
+    const values = feature === without ? typed.map(() => empty(feature)) : typed;
     if (feature.flat) inputs.set(feature.input, values[0] ?? (feature.nullable ? "null" : '""'));
     else inputs.set(feature.input, [...(inputs.get(feature.input) ?? []), ...values]);
   }
-  const columns = [...inputs].map(([name, values]) =>
-    `${JSON.stringify(name)}: [${Array.isArray(values) ? `[${values.join(", ")}]` : values}]`);
+  return new Map([...inputs].map(([name, values]) => [name, Array.isArray(values) ? `[${values.join(", ")}]` : values]));
+}
+
+function requestBody(extra, rows = [row()]) {
+  const columns = [...rows[0].keys()].map((name) => `${JSON.stringify(name)}: [${rows.map((each) => each.get(name)).join(", ")}]`);
   return `{"signature_name": ${JSON.stringify(chosen().signature.name)}, ${extra}"inputs": {${columns.join(", ")}}}`;
 }
 
@@ -132,7 +139,7 @@ async function predict(event) {
     const { model, version } = chosen();
     const address = `/v1/models/${encodeURIComponent(model.name)}/versions/${version.number}`;
     const items = chosen().signature.items;
-    if (items) showItems((await ask(`${address}:predict`, { method: "POST", body: requestBody("") })).outputs, items);
+    if (items) await showItems(`${address}:predict`, items);
     else show(await ask(`${address}:explain`, { method: "POST", body: requestBody('"top": 15, ') }));
     const quoted = requestBody("").replaceAll("'", "'\\''");
     byId("curl").textContent = `curl ${location.origin}${address}:predict -d '${quoted}'`;
@@ -164,16 +171,25 @@ function show(answer) {
   byId("result").hidden = false;
 }
 
-// Ids and their numbers, of one user; the last ones may be no items.
-function showItems(outputs, name) {
-  const none = (id) => id === -1 || id === "";
-  const rows = outputs.ids[0].map((id, i) => [id, outputs[name][0][i]]).filter(([id]) => !none(id));
-  byId("items").tBodies[0].replaceChildren(...rows.map(([id, number], i) => {
-    const row = element("tr");
+// The list of one user, whose last ids may be no items, and what put each item there: of the form's values the one without which
+// the item's number falls most. An item that is not in the list then has fallen below all that are: by that much at least.
+async function showItems(address, name) {
+  const filled = fields().filter(({ input, feature }) => feature.name !== "exclude" && !feature.weight && input.value.trim() !== "");
+  const rows = [row(), ...filled.map(({ feature }) => row(feature))];
+  const { outputs } = await ask(address, { method: "POST", body: requestBody("", rows) });
+  const [list, ...others] = outputs.ids.map((ids, i) => ids.map((id, j) => [id, outputs[name][i][j]]).filter(([id]) => id !== -1 && id !== ""));
+  byId("items").tBodies[0].replaceChildren(...list.map(([id, number], i) => {
+    const falls = others.map((other, j) => {
+      const kept = other.find(([known]) => known === id);
+      const last = kept ?? other.at(-1) ?? [id, number];
+      return { fall: number - last[1], sign: kept ? "+" : "≥ +", text: `${filled[j].feature.name} = ${filled[j].input.value}` };
+    });
+    const most = falls.reduce((best, each) => (each.fall > best.fall ? each : best), { fall: 0 });
+    const line = element("tr");
     const value = element("td", number.toFixed(4));
     value.className = "number";
-    row.append(element("td", `${i + 1}. ${id}`), value);
-    return row;
+    line.append(element("td", `${i + 1}. ${id}`), value, element("td", most.text ? `${most.sign}${most.fall.toFixed(4)} by ${most.text}` : ""));
+    return line;
   }));
   byId("number").textContent = name;
   byId("list").hidden = false;
@@ -240,9 +256,7 @@ async function start() {
   byId("form").addEventListener("submit", predict);
   byId("reset").addEventListener("click", showFields);
   byId("random").addEventListener("click", () => {
-    for (const field of byId("fields").querySelectorAll("input")) {
-      field.value = randomValue(state.features[field.dataset.index]);
-    }
+    for (const { input, feature } of fields()) input.value = randomValue(feature);
   });
   try {
     state.models = (await ask("/page/models")).models;
