@@ -15,6 +15,8 @@ from keras_dlrm.support.arguments import integer
 SERVER_LOST = PREEMPTED
 # A worker that fails so often, each time within so many seconds of its start, would fail for ever.
 _FAILURES, _SOON = 3, 60.0
+# Seconds that a process may take until its first sign of life, at least: imports from a slow disk, large tables.
+_STARTS = 300.0
 
 
 def task() -> tuple[str, int] | None:
@@ -62,7 +64,8 @@ def launch(
         servers: Number of parameter servers.
         restarts: How often all may be started again.
         settings: Further environment variables.
-        timeout: Seconds without a sign of life, which `serve` and the chief give every second, until a process has hung.
+        timeout: Seconds without a sign of life, which `serve` and the chief give every second, until a process has hung. The
+            first may take five minutes.
 
     Returns:
         The chief's exit code, or that of a worker that keeps failing.
@@ -106,11 +109,11 @@ class _Run:
         config = {"cluster": self.cluster, "task": {"type": kind, "index": index}}
         pid = self.processes.start(number, {**self.settings, "TF_CONFIG": json.dumps(config)}, reports=kind == "chief")
         _say(started=f"{kind}:{index}", pid=pid)
-        self._since[number] = time.monotonic()
+        self._since[number] = self.processes.watch.clock
 
     def _keeps_failing(self, number: int, code: int) -> bool:
         """Whether a worker that ended would end again. One that a signal ended was killed, or ran out of memory: not by itself."""
-        soon = code > 0 and time.monotonic() - self._since[number] < _SOON
+        soon = code > 0 and self.processes.watch.clock - self._since[number] < _SOON
         self._failures[number] = self._failures.get(number, 0) + 1 if soon else 0
         return self._failures[number] >= _FAILURES
 
@@ -118,10 +121,14 @@ class _Run:
         """The chief's exit code, `SERVER_LOST`, or that of a worker that keeps failing."""
         chief = self._tasks.index(("chief", 0))
         while (code := self.processes.codes()[chief]) is None:
-            codes = self.processes.codes()
-            for number, beat in self.processes.watch.look().items():  # of those that have given signs of life
-                if beat.silent > self.timeout and codes[number] is None:
-                    _say(hung="{}:{}".format(*self._tasks[number]), seconds_without_a_sign_of_life=self.timeout)
+            beats = self.processes.watch.look()
+            clock = self.processes.watch.clock
+            for number, ended in self.processes.codes().items():
+                silent, limit = clock - self._since[number], max(self.timeout, _STARTS)
+                if number in beats:
+                    silent, limit = beats[number].silent, self.timeout
+                if silent > limit and ended is None:
+                    _say(hung="{}:{}".format(*self._tasks[number]), seconds_without_a_sign_of_life=limit)
                     self.processes.kill(number)
             for number, ended in self.processes.codes().items():
                 kind, index = self._tasks[number]

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from keras_dlrm.parameter_server import cluster
 from keras_dlrm.parameter_server.cluster import SERVER_LOST, launch, loopback, task
 
 pytestmark = pytest.mark.neutral
@@ -67,6 +68,22 @@ def test_restarts_are_counted(tmp_path):
     then = f"if me[0] == 'chief': sys.exit({SERVER_LOST})\ntime.sleep(60)"
     assert run(tmp_path, then, restarts=2) == SERVER_LOST
     assert notes(tmp_path).count("chief-0") == 3
+
+
+def test_a_worker_that_hangs_before_it_gives_any_sign_of_life_is_started_again(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(cluster, "_STARTS", 3.0)
+    then = (  # the others beat as heartbeats do
+        "if me == ('worker', 1) and runs('worker-1') == 1: time.sleep(60)\n"
+        "import struct\n"
+        "beats = pathlib.Path(os.environ['KERAS_DLRM_HEARTBEATS'], os.environ['KERAS_DLRM_PROCESS'])\n"
+        "for count in range(600):\n"
+        "    beats.write_bytes(struct.pack('<qqq', 0, 0, count))\n"
+        "    if me[0] == 'chief' and runs('worker-1') == 2: sys.exit(0)\n"
+        "    time.sleep(0.1)"
+    )
+    assert run(tmp_path, then, timeout=2.5) == 0
+    assert notes(tmp_path).count("worker-1") == 2 and notes(tmp_path).count("ps-0") == 1
+    assert '{"hung": "worker:1", "seconds without a sign of life": 3.0}' in capfd.readouterr().err
 
 
 def test_ports_differ():
