@@ -15,7 +15,7 @@ from keras_dlrm.support.arguments import integer
 SERVER_LOST = PREEMPTED
 # A worker that fails so often, each time within so many seconds of its start, would fail for ever.
 _FAILURES, _SOON = 3, 60.0
-# Seconds that a process may take until its first sign of life, at least: imports from a slow disk, large tables.
+# Seconds that a worker or server may take until its first sign of life, at least: imports from a slow disk.
 _STARTS = 300.0
 
 
@@ -64,8 +64,8 @@ def launch(
         servers: Number of parameter servers.
         restarts: How often all may be started again.
         settings: Further environment variables.
-        timeout: Seconds without a sign of life, which `serve` and the chief give every second, until a process has hung. The
-            first may take five minutes.
+        timeout: Seconds without a sign of life, which `serve` and the chief give every second, until a process has hung. Until
+            the first they have five minutes, and the chief as long as it takes.
 
     Returns:
         The chief's exit code, or that of a worker that keeps failing.
@@ -127,6 +127,8 @@ class _Run:
                 silent, limit = clock - self._since[number], max(self.timeout, _STARTS)
                 if number in beats:
                     silent, limit = beats[number].silent, self.timeout
+                elif number == chief:  # may prepare data first, for as long as it takes
+                    continue
                 if silent > limit and ended is None:
                     _say(hung="{}:{}".format(*self._tasks[number]), seconds_without_a_sign_of_life=limit)
                     self.processes.kill(number)

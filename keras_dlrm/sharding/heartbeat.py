@@ -24,18 +24,22 @@ class _Beats:
     """
 
     def __init__(self) -> None:
-        folder = os.environ.get(FOLDER)
-        self._path = None if folder is None else Path(folder) / os.environ.get(PROCESS, "0")
         self._step, self._phase, self._count = 0, "begin", 0
         self._mapped: mmap.mmap | None = None
         self._thread: threading.Thread | None = None
 
+    @property
+    def _path(self) -> Path | None:
+        folder = os.environ.get(FOLDER)
+        return None if folder is None else Path(folder) / os.environ.get(PROCESS, "0")
+
     def begin(self) -> None:
         """Beat from now on, until the process ends."""
-        if self._path is None or self._thread is not None:
+        path = self._path
+        if path is None or self._thread is not None:
             return
         try:
-            with self._path.open("w+b") as file:
+            with path.open("w+b") as file:
                 file.write(self._record())
                 file.flush()
                 self._mapped = mmap.mmap(file.fileno(), RECORD.size)
@@ -61,11 +65,12 @@ class _Beats:
 
         `ends` says whether it is certain that it ends. At its exit it may wait for the others, which wait for it.
         """
-        if self._path is None:
+        path = self._path
+        if path is None:
             return
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
-        line = json.dumps({"process": int(self._path.name), "error": why, "code": code, "ends": ends}) + "\n"
-        with contextlib.suppress(OSError), open(self._path.with_name(FAILURES), "ab", buffering=0) as file:
+        line = json.dumps({"process": int(path.name), "error": why, "code": code, "ends": ends}) + "\n"
+        with contextlib.suppress(OSError), open(path.with_name(FAILURES), "ab", buffering=0) as file:
             file.write(line.encode())
 
     def _record(self) -> bytes:
