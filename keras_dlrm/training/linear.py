@@ -131,7 +131,7 @@ class LinearModel:
         kept = range(steps - 1, steps // 2 - 1, -max(steps // 32, 1))
         mean = np.zeros_like(self._weights)
         for step, values in enumerate(self._batches(part, order, size)):
-            self._step(*values, pull, squares, sums)
+            self._step(values, pull, squares, sums)
             if step in kept:
                 mean += self._weights / np.float32(len(kept))
         return mean
@@ -149,11 +149,9 @@ class LinearModel:
                 batch_places = np.sort(places[first : first + size])
                 yield tuple(array[batch_places] for array in values)
 
-    def _step(
-        self, slots: np.ndarray, factors: np.ndarray, labels: np.ndarray, weights: np.ndarray,
-        pull: np.ndarray, squares: np.ndarray, sums: np.ndarray,
-    ) -> None:  # fmt: skip
+    def _step(self, values: tuple[np.ndarray, ...], pull: np.ndarray, squares: np.ndarray, sums: np.ndarray) -> None:
         """One step of Adagrad; `sums` is 0 before and after."""
+        slots, factors, labels, weights = values
         error = (_sigmoid(self._logits(slots, factors)) - labels) * weights
         flat = slots.reshape(-1)
         # A weight that appears twice is updated twice in the same way, from the sum of both gradients.

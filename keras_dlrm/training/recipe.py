@@ -9,8 +9,8 @@ from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.model_types import DEEP, MODELS
 
 _SMALL = 20_000  # rows
+_MANY_ROWS = 100_000
 _LARGE = 500_000
-_WIDTH = 16
 _MANY = 64  # vectors
 _BATCHES = 200  # of an epoch, about
 _RARE = 100  # rows that an embedding row is looked up in, on average
@@ -41,18 +41,22 @@ def recipe(log: Any, model: str = "DLRM") -> Experiment:
     tables = sum(schema.table_sizes.values())
     seen = rows * len(schema.categorical) / tables if tables else float("inf")
     batch = int(np.clip(2 ** round(np.log2(max(rows, 1) / _BATCHES)), 256, 4096))
-    rate = 0.001 if rows < _SMALL or seen < _RARE else 0.005
+    known_well = rows >= _SMALL and seen >= _RARE
+    # Of more rows there are as many steps an epoch, each of a larger batch: tables learn as well from smaller ones.
+    width, rate, factor = (32, 0.01, 0.3) if known_well and rows < _LARGE else (16, 0.005 if known_well else 0.001, 1.0)
     l2 = float(f"{np.clip(_ROW_L2 / seen, 1e-5, 0.1):.1g}")
-    known, reasons = _model(model, schema, rows)
+    known, reasons = _model(model, schema, rows, width)
     often = f"a table row is looked up {seen:,.0f} times an epoch on average"
     linear = model == "LogisticRegression"
     reasons |= {
         "optimizer": "Adam, which needs no tuning on most logs" if not linear else "each weight is the only one of its value",
-        "embedding_optimizer": f"{often}: l2 is {_ROW_L2:g} / that, from 1e-05 to 0.1; few or rare rows learn slowly",
+        "embedding_optimizer": f"{often}: l2 is {_ROW_L2:g} / that, from 1e-05 to 0.1; few or rare rows learn slowly, "
+        f"and so do {_LARGE:,} rows and more",
         "batch_size": f"{rows:,} rows: about {_BATCHES} batches an epoch, 256 to 4096 rows each",
         "epochs": "an upper bound; patience ends the run" if "valid" in log.splits else "no validation part ends the run sooner",
         "monitor": "AUC minus normalized entropy: ranks and probabilities together",
         "patience": "epochs without a better score",
+        "lr_factor": "high rates fall with each epoch without a better score" if factor < 1 else "low rates need not fall",
         "averaging": "averaged weights predict better than the last ones, and their probabilities fit better",
     }
     averaging = 0.999
@@ -62,20 +66,20 @@ def recipe(log: Any, model: str = "DLRM") -> Experiment:
         model={"type": model, **known},
         optimizer={"name": "adam", "learning_rate": 0.01 if linear else 0.001},
         embedding_optimizer={"name": "adam", "learning_rate": 0.01 if linear else rate, "l2": l2} if tables else None,
-        batch_size=batch, epochs=30, monitor="both", patience=3, averaging=averaging,
+        batch_size=batch, epochs=30, monitor="both", patience=3, lr_factor=factor, averaging=averaging,
     )  # fmt: skip
     return dataclasses.replace(experiment, reasons=reasons)
 
 
-def _model(kind: str, schema: Any, rows: int) -> tuple[dict[str, Any], dict[str, str]]:
+def _model(kind: str, schema: Any, rows: int, width: int) -> tuple[dict[str, Any], dict[str, str]]:
     """Arguments of a model, and reasons for them; of a model of one's own there are none."""
     if kind not in MODELS or kind == "LogisticRegression":
         return {}, {}
     vectors = len(schema.categorical) + bool(schema.dense) + sum(column.encoding is not None for column in schema.dense)
-    options: dict[str, Any] = {"embedding_dim": _WIDTH}
-    reasons = {"model.embedding_dim": "L2 and dropout hold it back where rows are few"}
+    options: dict[str, Any] = {"embedding_dim": width}
+    reasons = {"model.embedding_dim": f"32 for tables whose rows are looked up often, below {_LARGE:,} rows; else 16"}
     if kind == "DLRM":
-        options["bottom_mlp"] = [64, _WIDTH] if schema.dense else None
+        options["bottom_mlp"] = [64, width] if schema.dense else None
         options |= {"top_mlp": [256, 128, 1], "interaction": "cat_dot" if 1 < vectors <= _MANY else "cat"}
         reasons["model.interaction"] = f"up to {_MANY} vectors: the top MLP sees them and their products, else them alone"
     elif kind in DEEP:
@@ -86,8 +90,8 @@ def _model(kind: str, schema: Any, rows: int) -> tuple[dict[str, Any], dict[str,
         options["projection_dim"] = 64
         reasons["model.projection_dim"] = f"more than {_MANY} columns: full matrices would be large"
     if kind in (*DEEP, "DLRM", "DCNv3"):
-        options |= {"dropout": 0.5 if rows < _LARGE else 0.2, "kernel_l2": float(f"{_KERNEL_L2 / max(rows, 1000):.1g}")}
-        reasons["model.dropout"] = f"0.5 below {_LARGE:,} rows, else 0.2"
+        options |= {"dropout": 0.5 if rows < _MANY_ROWS else 0.2, "kernel_l2": float(f"{_KERNEL_L2 / max(rows, 1000):.1g}")}
+        reasons["model.dropout"] = f"0.5 below {_MANY_ROWS:,} rows, else 0.2"
         reasons["model.kernel_l2"] = f"{_KERNEL_L2:g} / rows"
     options["init_scale"] = 0.01
     reasons["model.init_scale"] = "rows begin near 0: an id that is never seen says nothing"
