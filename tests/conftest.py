@@ -47,8 +47,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Slow tests first, for workers to share what is left; those marked soak are left out, unless `-m` names the marker."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Slow tests first, for workers to share what is left; those marked soak are left out, unless `-m` names the marker.
+
+    Documents are the slowest: behind the others they would keep one worker busy for minutes after the rest.
+    """
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, item.path.name != "test_docs.py"))
     if "soak" in config.option.markexpr:
         return
     soak = [item for item in items if item.get_closest_marker("soak")]
