@@ -183,7 +183,8 @@ def test_tables_are_compared_by_auc_and_entropy():
     rows = {(r["tables"], r["pruned_rows"] > 0): r for r in compare_tables(model, batches, prune="untrained")}
     live = rows["live", False]
     assert live["share"] == 1 and live["auc_change"] == live["ne_change"] == 0
-    assert rows["float32", False]["auc_change"] == pytest.approx(0, abs=1e-7)
+    assert rows["float32", False]["ne_change"] == pytest.approx(0, abs=1e-7)
+    assert rows["float32", False]["auc_change"] == pytest.approx(0, abs=1e-5)  # half of the last bit lets neighbors change places
     assert abs(rows["int8", False]["auc_change"]) < 5e-4
     assert 0 < abs(rows["int4", False]["ne_change"]) < 1e-2
     assert rows["int8", False]["share"] == pytest.approx(18 / 64 * 106 / 100)
