@@ -39,15 +39,27 @@ def test_every_value_follows_from_the_log_and_has_its_reason(log, model, tmp_pat
 
 
 @pytest.mark.neutral
-@pytest.mark.parametrize(("rows", "batch"), [(100, 256), (200_000, 1024), (800_000, 4096), (10**9, 4096)])
-def test_batches_grow_with_the_log(rows, batch):
+@pytest.mark.parametrize(
+    ("rows", "ids", "batch", "width", "rate", "factor", "dropout"),
+    [
+        (100, 50, 256, 16, 0.001, 1.0, 0.5),
+        (30_000, 50, 256, 32, 0.01, 0.3, 0.5),
+        (200_000, 50, 1024, 32, 0.01, 0.3, 0.2),
+        (200_000, 10_000, 1024, 16, 0.001, 1.0, 0.2),
+        (800_000, 50, 4096, 16, 0.005, 1.0, 0.2),
+        (10**9, 50, 4096, 16, 0.005, 1.0, 0.2),
+    ],
+)
+def test_sizes_and_rates_follow_from_rows_and_how_often_ids_are_seen(rows, ids, batch, width, rate, factor, dropout):
     class Log:
-        schema, splits = SCHEMA, ("train",)
+        schema, splits = kd.Schema(dense=["x"], categorical=[kd.Categorical("c", ids)]), ("train",)
 
         def split(self, name):
             return range(rows)
 
-    assert recipe(Log()).batch_size == batch
+    known = recipe(Log())
+    assert (known.batch_size, known.lr_factor, known.embedding_optimizer["learning_rate"]) == (batch, factor, rate)
+    assert (known.model["embedding_dim"], known.model["bottom_mlp"], known.model["dropout"]) == (width, [64, width], dropout)
 
 
 @pytest.mark.neutral
