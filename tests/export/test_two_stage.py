@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import polars as pl
 import pytest
+from helpers.browser import choose, open_browser, open_page, until, write
 from helpers.suite import suite_on
 
 import keras_dlrm as kd
@@ -145,23 +146,15 @@ def test_the_server_answers_over_rest_and_grpc_and_knows_that_the_answer_is_a_li
 @suite_on("tensorflow")
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # Selenium's sockets
 def test_the_page_shows_the_list_and_what_raises_each_item(shop):
-    from helpers.browser import open_browser
-
     running, index, _ = shop
-    with open_browser() as page:
-        from selenium.webdriver.common.by import By
-        from selenium.webdriver.support.ui import Select, WebDriverWait
-
-        page.get(f"http://{running.rest}/")
-        WebDriverWait(page, 20).until(lambda p: p.find_elements(By.CSS_SELECTOR, "#fields input"))
-        Select(page.find_element(By.ID, "signature")).select_by_visible_text("retrieve")
+    with open_browser() as browser:
+        page = open_page(browser, running)
+        choose(page, "signature", "retrieve")
         for name, text in (("user", "u1"), ("age", "30"), ("exclude", "item 3")):
-            field = page.find_element(By.NAME, name)
-            field.clear()
-            field.send_keys(text)
-        page.find_element(By.ID, "go").click()
-        rows = WebDriverWait(page, 20).until(lambda p: p.find_elements(By.CSS_SELECTOR, "#items tr"))
-        shown = [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in rows]
+            write(page, name, text)
+        page.find_element("id", "go").click()
+        rows = until(page, lambda p: p.find_elements("css selector", "#items tr"))
+        shown = [[cell.text for cell in row.find_elements("tag name", "td")] for row in rows]
     users = ROWS[:3].with_columns(user=pl.Series(["u1", "", "u1"]), age=pl.Series([30.0, 30.0, None]))
     ids, scores = index.query(PREPROCESSOR.transform(users), 23, exclude=[["item 3"]] * 3)
     assert [row[:2] for row in shown] == [[f"{i + 1}. {ids[0, i]}", f"{scores[0, i]:.4f}"] for i in range(3)]

@@ -23,3 +23,30 @@ def open_browser():
         yield found
     finally:
         found.quit()
+
+
+def open_page(browser, server):
+    """The page of a running server, with its fields."""
+    browser.get(f"http://{server.rest}/")
+    return until(browser, lambda page: page.find_elements("css selector", "#fields input") and page)
+
+
+def until(page, condition):
+    """What a condition of a page gives once that is true."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(page, 20).until(condition)
+
+
+def choose(page, field, text):
+    """Choose an entry of a list."""
+    from selenium.webdriver.support.ui import Select
+
+    Select(page.find_element("id", field)).select_by_visible_text(text)
+
+
+def write(page, name, text):
+    """Write into a field, in place of what it had."""
+    field = page.find_element("name", name)
+    field.clear()
+    field.send_keys(text)

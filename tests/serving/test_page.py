@@ -1,13 +1,13 @@
 """The page, in a real browser."""
 
 import pytest
-from helpers.browser import open_browser
+from helpers.browser import choose, open_browser, open_page, until, write
 from helpers.saved_models import probability
 
 selenium = pytest.importorskip("selenium", reason="needs selenium, of the extra 'test'")
 
 from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+from selenium.webdriver.support.ui import Select  # noqa: E402
 
 # Selenium and a browser that goes away leave sockets behind.
 pytestmark = [
@@ -24,24 +24,12 @@ def browser():
 
 @pytest.fixture
 def page(browser, server):
-    browser.get(f"http://{server.rest}/")
-    WebDriverWait(browser, 20).until(lambda b: b.find_elements(By.CSS_SELECTOR, "#fields input"))
-    return browser
-
-
-def choose(page, field, text):
-    Select(page.find_element(By.ID, field)).select_by_visible_text(text)
-
-
-def write(page, name, text):
-    field = page.find_element(By.NAME, name)
-    field.clear()
-    field.send_keys(text)
+    return open_page(browser, server)
 
 
 def press(page, button):
     page.find_element(By.ID, button).click()
-    WebDriverWait(page, 20).until(lambda p: p.find_element(By.ID, "go").is_enabled())
+    until(page, lambda p: p.find_element(By.ID, "go").is_enabled())
 
 
 def text_of(page, field):
@@ -49,7 +37,7 @@ def text_of(page, field):
 
 
 def result(page):
-    WebDriverWait(page, 20).until(lambda p: p.find_element(By.ID, "result").is_displayed())
+    until(page, lambda p: p.find_element(By.ID, "result").is_displayed())
     rows = page.find_elements(By.CSS_SELECTOR, "#pairs tr")
     return text_of(page, "probability"), [tuple(cell.text for cell in row.find_elements(By.TAG_NAME, "td")[:2]) for row in rows]
 
@@ -102,7 +90,7 @@ def test_what_is_wrong_is_said_in_a_sentence(page, name, text, message):
     choose(page, "signature", "serving_default")
     write(page, name, text)
     press(page, "go")
-    WebDriverWait(page, 20).until(lambda p: p.find_element(By.ID, "error").is_displayed())
+    until(page, lambda p: p.find_element(By.ID, "error").is_displayed())
     assert message in text_of(page, "error")
 
 
