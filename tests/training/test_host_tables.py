@@ -28,10 +28,12 @@ def test_a_run_that_is_killed_ends_as_one_in_memory(programs, tmp_path, kills):
     # The cache may be of another size, and elsewhere.
     ended = kd.train(log, settings=hosted(tmp_path / "elsewhere", 60), output=tmp_path / "killed", verbose=False)
     del whole.result["history"]["ids_out_of_range"]
-    for name, values in whole.result["history"].items():
-        # Sums of another order: of rows in the cache's slots, and of scores in the smaller batches that it takes.
-        assert ended.result["history"][name] == pytest.approx(values, rel=1e-6), name
-    assert ended.result["test"] == pytest.approx(whole.result["test"], rel=1e-6)
+    # Sums of another order: of rows in the cache's slots, and of scores in the smaller batches that it takes. Predictions that are
+    # equal but for a last bit can pass each other: a pair or two of AUC's 2,000.
+    near = {True: {"abs": 1e-3}, False: {"rel": 1e-6}}
+    for mine, theirs in ((ended.result["history"], whole.result["history"]), (ended.result["test"], whole.result["test"])):
+        for name, values in theirs.items():
+            assert mine[name] == pytest.approx(values, **near["auc" in name]), name
 
 
 def test_what_a_recipe_averages_gives_way_to_host_tables(tmp_path):
