@@ -18,8 +18,9 @@ class ConcatenationInteraction(keras.layers.Layer):
     45
     """
 
-    def build(self, input_shape: Any) -> None:
-        self.built = True
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.built = True  # without a first batch
 
     def call(self, inputs: Any) -> Any:
         tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]

@@ -35,9 +35,7 @@ class DotInteraction(keras.layers.Layer):
     def __init__(self, self_interaction: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.self_interaction = self_interaction
-
-    def build(self, input_shape: Any) -> None:
-        self.built = True
+        self.built = True  # without a first batch
 
     def call(self, inputs: Any) -> Any:
         features = inputs

@@ -22,8 +22,9 @@ class FactorizationMachine(keras.layers.Layer):
     [[3.0, 8.0]]
     """
 
-    def build(self, input_shape: Any) -> None:
-        self.built = True
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.built = True  # without a first batch
 
     def call(self, inputs: Any) -> Any:
         if len(inputs.shape) != 3:

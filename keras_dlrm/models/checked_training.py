@@ -83,6 +83,8 @@ class CheckedTraining(SparseStep):
             return self.prediction_of_no_rows.copy()
         self._check_schema("predict", arguments["x"])
         check_ids("predict", arguments["x"])
+        if isinstance(arguments["x"], keras.utils.PyDataset):
+            arguments["x"] = self.py_dataset(arguments["x"])
         with self.running():
             return super().predict(**self.prepared("predict", arguments))
 

@@ -28,10 +28,28 @@ class Endless(Batches):
         return super().__getitem__(i % 40)
 
 
+def dlrm(**options):
+    return kd.models.DLRM(SCHEMA, embedding_dim=2, bottom_mlp=[2], top_mlp=[1], seed=0, **options)
+
+
+class Doubled(keras.layers.Layer):
+    """Is built by its first call."""
+
+    def call(self, x):
+        return 2 * x[:, 0]
+
+
+@pytest.mark.parametrize("options", [{}, {"interaction": Doubled()}])
+def test_predictions_keep_the_order_of_batches_that_workers_read(options):
+    expected = dlrm(**options).predict(Batches(), verbose=0)
+    np.testing.assert_array_equal(dlrm(**options).predict(Batches(workers=2), verbose=0), expected)
+    assert len(np.unique(expected)) == 40
+
+
 @pytest.mark.parametrize(("data", "steps"), [(Batches, None), (Batches, 10), (Endless, 10)])
 def test_a_model_that_is_built_from_the_first_batch_trains_on_those_of_workers_as_without_them(data, steps):
     def trained(**options):
-        model = kd.models.DLRM(SCHEMA, embedding_dim=2, bottom_mlp=[2], top_mlp=[1], seed=0)
+        model = dlrm()
         model.compile(kd.optimizers.RowwiseAdagrad(0.5), loss="binary_crossentropy", metrics=["AUC"])
         history = model.fit(data(**options), epochs=3, steps_per_epoch=steps, shuffle=False, verbose=0).history
         return [*model.get_weights(), np.array(history["loss"])]

@@ -28,6 +28,7 @@ from helpers.zoo import (
 )
 
 from keras_dlrm import optimizers
+from keras_dlrm.backend.private_keras import layers_in
 from keras_dlrm.export import onnx, savedmodel
 from keras_dlrm.metrics import NormalizedEntropy
 from keras_dlrm.models import (
@@ -76,8 +77,10 @@ def snapshot(model):
 
 
 @every_model
-def test_parameters_are_as_many_as_counted_by_hand(name):
+def test_it_is_built_without_a_batch_and_has_as_many_parameters_as_counted_by_hand(name):
     model, count = MODELS[name].make(), MODELS[name].count
+    # On JAX and torch Keras takes a batch from the data to build what is not.
+    assert [layer.name for layer in layers_in(model) if not layer.built] == []
     assert model.count_params() == count
     assert sum(np.prod(v.shape) for v in model.trainable_variables) == count
 
