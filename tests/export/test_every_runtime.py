@@ -119,9 +119,9 @@ def test_the_stand_in_over_rest_and_grpc(trained, tmp_path):
     grpc = pytest.importorskip("grpc")
     pytest.importorskip("tensorflow_serving")
     import tensorflow as tf
-    from helpers.saved_models import serving
+    from helpers.saved_models import predict_request, serving
     from tensorflow.core.framework import types_pb2
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc, regression_pb2
+    from tensorflow_serving.apis import prediction_service_pb2_grpc, regression_pb2
 
     told, folder = trained
     asked = signatures(told)
@@ -133,12 +133,9 @@ def test_the_stand_in_over_rest_and_grpc(trained, tmp_path):
             status, answer = server.predict({"signature_name": name, "inputs": inputs})
             assert status == 200, answer
             equal(answer["outputs"], expected)
-            request = predict_pb2.PredictRequest()
-            request.model_spec.name, request.model_spec.signature_name = "clicks", name
-            for key, values in inputs.items():
-                dtype = tf.as_dtype(types_pb2.DataType.Value(metadata[name]["inputs"][key]["dtype"]))
-                request.inputs[key].CopyFrom(tf.make_tensor_proto(values, dtype))
-            response = stub.Predict(request, timeout=60)
+            declared = metadata[name]["inputs"]
+            dtypes = {key: tf.as_dtype(types_pb2.DataType.Value(declared[key]["dtype"])) for key in inputs}
+            response = stub.Predict(predict_request(inputs, name, **dtypes), timeout=60)
             equal(tf.make_ndarray(response.outputs["probability"]), expected)
         rows = [dict(zip(raw, row, strict=True)) for row in zip(*raw.values(), strict=True)]
         status, answer = server.predict({"signature_name": "raw", "instances": rows})

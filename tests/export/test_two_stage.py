@@ -111,7 +111,8 @@ def shop(tmp_path_factory, quick_exports):
 @suite_on("tensorflow")
 def test_the_server_answers_over_rest_and_grpc_and_knows_that_the_answer_is_a_list(shop):
     import grpc
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+    from helpers.saved_models import predict_request
+    from tensorflow_serving.apis import prediction_service_pb2_grpc
 
     running, index, ranker = shop
     users = PREPROCESSOR.transform(ROWS[:2])
@@ -129,10 +130,7 @@ def test_the_server_answers_over_rest_and_grpc_and_knows_that_the_answer_is_a_li
     with grpc.insecure_channel(running.grpc) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         for name, (output, (ids, numbers)) in expected.items():
-            request = predict_pb2.PredictRequest()
-            request.model_spec.name, request.model_spec.signature_name = "shop", name
-            for key, values in asked(slice(0, 2), exclude).items():
-                request.inputs[key].CopyFrom(tf.make_tensor_proto(values, None if key == "age" else tf.string))
+            request = predict_request(asked(slice(0, 2), exclude), name, "shop", user=tf.string, exclude=tf.string)
             outputs = {key: tf.make_ndarray(value) for key, value in stub.Predict(request, timeout=20).outputs.items()}
             assert [[text.decode() for text in row] for row in outputs["ids"]] == ids.tolist()
             np.testing.assert_allclose(outputs[output], numbers, rtol=1e-4)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework.tensor_pb2 import TensorProto
 
 from helpers.children import environment
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
@@ -101,7 +102,7 @@ class Clicks(tf.Module):
 
 def write_version(path: Path, bias: float = 0.0) -> Path:
     """A version with all these signatures, the schema, and two warm-up requests."""
-    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+    from tensorflow_serving.apis import prediction_log_pb2
 
     module = Clicks(bias)
     names = {"serving_default": module.packed, "raw": module.raw, "rank": module.rank, "wait": module.wait,
@@ -121,13 +122,22 @@ def write_version(path: Path, bias: float = 0.0) -> Path:
             ("serving_default", {"dense": np.ones((2, 2), np.float32), "sparse": np.array([[7, 1, -1]] * 2)}),
             ("raw", {"city": [b"Oslo"], "tags": [[b"a", b"b"]], "price": np.array([1.5], np.float32)}),
         ):
-            request = predict_pb2.PredictRequest()
-            request.model_spec.name, request.model_spec.signature_name = "clicks", name
-            for key, value in inputs.items():
-                request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+            request = predict_request(inputs, name)
             log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
             writer.write(log.SerializeToString())
     return path
+
+
+def predict_request(inputs: dict[str, Any], signature: str = "", name: str = "clicks", **dtypes: Any) -> Any:
+    """A `PredictRequest`; inputs are arrays, or tensors as they are sent, of the named dtypes."""
+    from tensorflow_serving.apis import predict_pb2
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = name, signature
+    for key, value in inputs.items():
+        sent = isinstance(value, (TensorProto, tf.compat.v1.NodeDef))
+        request.inputs[key].CopyFrom(value if sent else tf.make_tensor_proto(value, dtypes.get(key)))
+    return request
 
 
 class Running:

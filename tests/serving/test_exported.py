@@ -5,8 +5,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.saved_models import Running
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from helpers.saved_models import Running, predict_request
+from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 import keras_dlrm as kd
 from keras_dlrm.serving import ModelConfig, Server
@@ -25,10 +25,7 @@ def test_a_model_of_every_backend_answers_as_it_predicts(tmp_path):
     batch = {"dense": rng.normal(size=(9, 2)).astype(np.float32), "sparse": rng.integers(-1, [50, 20, 20, 20], (9, 4))}
     batch["sparse"][0] = [50, 99, -5, 2**40]  # out of range: looked up as OOV, and no neighbor suffers
     expected = model.predict(batch, verbose=0)
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = "clicks"
-    for name, array in batch.items():
-        request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+    request = predict_request(batch)
     with Server([ModelConfig("clicks", tmp_path / "clicks")], port=0, grpc_port=0) as server:
         running = Running(f"127.0.0.1:{server.port}", f"127.0.0.1:{server.grpc_port}", str)
         status, answer = running.predict({"inputs": {name: array.tolist() for name, array in batch.items()}})

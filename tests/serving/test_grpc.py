@@ -4,7 +4,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.saved_models import probability
+from helpers.saved_models import predict_request, probability
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tensorflow.core.framework.tensor_pb2 import TensorProto
@@ -13,7 +13,6 @@ from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
-    predict_pb2,
     prediction_service_pb2_grpc,
     regression_pb2,
 )
@@ -35,14 +34,11 @@ def stub(channel):
 
 
 def request_of(inputs, signature="", name="clicks", **version):
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = name, signature
+    request = predict_request(inputs, signature, name)
     if "number" in version:
         request.model_spec.version.value = version["number"]
     if "label" in version:
         request.model_spec.version_label = version["label"]
-    for key, value in inputs.items():
-        request.inputs[key].CopyFrom(value if isinstance(value, tf.compat.v1.NodeDef) else tf.make_tensor_proto(value))
     return request
 
 
@@ -237,12 +233,8 @@ TENSORS = st.builds(
     signature=st.sampled_from(["", "serving_default", "raw", "rank", "regress", "\x00", "é"]),
 )
 def test_any_tensors_get_an_answer_or_an_invalid_argument(stub, tensors, signature):
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = "clicks", signature
-    for name, tensor in tensors.items():
-        request.inputs[name].CopyFrom(tensor)
     try:
-        stub.Predict(request, timeout=30)
+        stub.Predict(predict_request(tensors, signature), timeout=30)
     except grpc.RpcError as error:
         assert error.code() == grpc.StatusCode.INVALID_ARGUMENT, error
         assert error.details().endswith(".")

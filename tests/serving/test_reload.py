@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers.saved_models import ROOT, probability, serving
+from helpers.saved_models import ROOT, predict_request, probability, serving
 
 from keras_dlrm.files.checksums import sealed
 from keras_dlrm.files.inventory import FORMAT, MANIFEST, VERSION, files_below, inventory
@@ -70,10 +70,9 @@ def spoil_warm_up(path):
 
 def spoil_warm_up_of_another_model(path):
     import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+    from tensorflow_serving.apis import prediction_log_pb2
 
-    request = predict_pb2.PredictRequest()
-    request.inputs["dense"].CopyFrom(tf.make_tensor_proto(np.zeros((1, 5), np.float32)))
+    request = predict_request({"dense": np.zeros((1, 5), np.float32)})
     log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
     with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as writer:
         writer.write(log.SerializeToString())
