@@ -166,13 +166,14 @@ class OpenPyDataset(PyDatasetAdapter):
     batch 0 again, and ends before the last ones (Keras 3.15.1: 40 batches, 12 of them twice and 11 never).
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._has_workers = vars(self).pop("enqueuer", None) is not None
-        self.enqueuer = None
-
     def _get_iterator(self) -> Iterator[Any]:
-        return self.batches(self._of_workers() if self._has_workers else super()._get_iterator())
+        return self.batches(super()._get_iterator() if self.enqueuer is None else self._of_workers())
+
+    def on_epoch_begin(self) -> None:
+        self.py_dataset.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        self.py_dataset.on_epoch_end()
 
     def _of_workers(self) -> Iterator[Any]:
         dataset, count = self.py_dataset, self.num_batches
