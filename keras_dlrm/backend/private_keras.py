@@ -2,13 +2,9 @@
 
 import functools
 import importlib
-import itertools
 import operator
-import random
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -144,30 +140,18 @@ class OpenFunctional(Functional):
         return inputs
 
 
-class _Worker:
-    """Reads batches in a process of its own."""
-
-    dataset: Any
-
-    @classmethod
-    def begin(cls, dataset: Any) -> None:
-        cls.dataset = dataset
-
-    @classmethod
-    def read(cls, i: int) -> Any:
-        return cls.dataset[i]
-
-
 class OpenPyDataset(PyDatasetAdapter):
     """Adapter of a `PyDataset` whose batches can be looked at; what all backends' iterators are made of has no public name.
 
-    Workers, if any, read a few batches ahead, each one once. Keras's own queue of their batches outlives the iterator: where it is
-    stopped midway, as it is when a model is built from the first batch, the next epoch begins with what it had read ahead, then
-    batch 0 again, and ends before the last ones (Keras 3.15.1: 40 batches, 12 of them twice and 11 never).
+    Keras's own queue of what workers read outlives the iterator: where that is left midway, as it is when a model is built from the
+    first batch, the next epoch begins with what had been read ahead, then batch 0 again, and ends before the last ones (Keras 3.15.1:
+    40 batches, 12 of them twice and 11 never). So nothing starts that queue.
     """
 
     def _get_iterator(self) -> Iterator[Any]:
-        return self.batches(super()._get_iterator() if self.enqueuer is None else self._of_workers())
+        if self.enqueuer is None:
+            return self.batches(super()._get_iterator())
+        return self.batches(map(self._standardize_batch, self.batches_of_workers()))
 
     def on_epoch_begin(self) -> None:
         self.py_dataset.on_epoch_begin()
@@ -175,26 +159,9 @@ class OpenPyDataset(PyDatasetAdapter):
     def on_epoch_end(self) -> None:
         self.py_dataset.on_epoch_end()
 
-    def _of_workers(self) -> Iterator[Any]:
-        dataset, count = self.py_dataset, self.num_batches
-        order: Any = itertools.count() if count is None else range(count)
-        if self.shuffle and count is not None:
-            order = random.sample(order, count)
-        pool: Any
-        if dataset.use_multiprocessing:
-            pool, read = ProcessPoolExecutor(dataset.workers, initializer=_Worker.begin, initargs=(dataset,)), _Worker.read
-        else:
-            pool, read = ThreadPoolExecutor(dataset.workers), dataset.__getitem__
-        waiting: deque[Any] = deque()
-        try:
-            for i in order:
-                waiting.append(pool.submit(read, i))
-                if len(waiting) > dataset.max_queue_size:
-                    yield self._standardize_batch(waiting.popleft().result())
-            while waiting:
-                yield self._standardize_batch(waiting.popleft().result())
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    def batches_of_workers(self) -> Iterator[Any]:
+        """The batches of a dataset with workers, as it gives them."""
+        raise NotImplementedError
 
     def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches as they go to the model."""

@@ -18,6 +18,7 @@ from keras_dlrm.backend.private_keras import (
     is_tf_dataset,
     is_torch_dataloader,
 )
+from keras_dlrm.step.workers import read_ahead
 
 
 class CheckedPyDataset(OpenPyDataset):
@@ -26,6 +27,9 @@ class CheckedPyDataset(OpenPyDataset):
     def __init__(self, x: Any, checks: Any = None, **options: Any) -> None:
         super().__init__(x, **options)
         self._checks = checks
+
+    def batches_of_workers(self) -> Iterator[Any]:
+        return read_ahead(self.py_dataset, self.shuffle)
 
     def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
         return batches if self._checks is None else iter(self._checks.each(batches))

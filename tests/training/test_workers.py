@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_dlrm as kd
-from keras_dlrm.backend.private_keras import OpenPyDataset
+from keras_dlrm.step.checked import CheckedPyDataset
 
 SCHEMA = kd.Schema(dense=["x"], categorical=[kd.Categorical("u", 40)])
 
@@ -62,7 +62,7 @@ def test_a_model_that_is_built_from_the_first_batch_trains_on_those_of_workers_a
 @pytest.mark.filterwarnings("ignore:os.fork")
 @pytest.mark.parametrize("options", [{"workers": 2}, {"workers": 1, "use_multiprocessing": True}])
 def test_shuffled_batches_of_workers_come_once_in_each_pass_after_one_that_was_left_midway(options):
-    adapter = OpenPyDataset(Batches(**options), shuffle=True)
+    adapter = CheckedPyDataset(Batches(**options), shuffle=True)
     next(iter(adapter.get_numpy_iterator()))
     orders = [[int(x["sparse"][0, 0]) for x, _ in adapter.get_numpy_iterator()] for _ in range(2)]
     assert orders[0] != orders[1]
