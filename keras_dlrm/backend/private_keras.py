@@ -143,9 +143,9 @@ class OpenFunctional(Functional):
 class OpenPyDataset(PyDatasetAdapter):
     """Adapter of a `PyDataset` whose batches can be looked at; what all backends' iterators are made of has no public name.
 
-    Keras's own queue of what workers read outlives the iterator: where that is left midway, as it is when a model is built from the
-    first batch, the next epoch begins with what had been read ahead, then batch 0 again, and ends before the last ones (Keras 3.15.1:
-    40 batches, 12 of them twice and 11 never). So nothing starts that queue.
+    Keras's own queue of what workers read outlives the iterator: where that is left midway, as it is when a model is built from
+    the first batch, the next epoch begins with what had been read ahead, then batch 0 again, and ends before the last ones (Keras
+    3.15.1: of 40 batches 12 came twice and 11 never). So nothing starts that queue.
     """
 
     def _get_iterator(self) -> Iterator[Any]:
