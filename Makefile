@@ -33,8 +33,8 @@ MADE_FROM := import hashlib, tomllib; project = tomllib.load(open("pyproject.tom
 STAMP := $(VENV)/.installed-$(shell $(or $(PYTHON),false) -c '$(MADE_FROM)')
 DOCS_STAMP := $(VENV)/.docs-installed
 IO_STAMP := $(IO_VENV)/.installed-$(firstword $(shell cksum requirements-io.txt))
-# worksteal: each worker begins with half of the files, so that most fixtures of a file are made once.
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# A file is one worker's, so that what its tests share is made once; tests/conftest.py puts the slow files first.
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 18

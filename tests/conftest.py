@@ -47,11 +47,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Slow tests first, for workers to share what is left; those marked soak are left out, unless `-m` names the marker.
+    """Files with slow tests first, for workers to share what is left; those marked soak are left out, unless `-m` names the marker.
 
     Documents are the slowest: behind the others they would keep one worker busy for minutes after the rest.
     """
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, item.path.name != "test_docs.py"))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, item.path.name != "test_docs.py"))
     if "soak" in config.option.markexpr:
         return
     soak = [item for item in items if item.get_closest_marker("soak")]
