@@ -1,6 +1,9 @@
 """Retrieval and recommendation in SavedModels, against the live index and models."""
 
+import contextlib
 import re
+import subprocess
+import time
 from importlib.util import find_spec
 
 import keras
@@ -8,10 +11,12 @@ import numpy as np
 import polars as pl
 import pytest
 from helpers.browser import choose, open_browser, open_page, until, write
+from helpers.children import environment, kill
 from helpers.suite import suite_on
 
 import keras_dlrm as kd
 from keras_dlrm.export import savedmodel, verify
+from keras_dlrm.files.durable import workspace
 from keras_dlrm.retrieval import Index, recommend
 from keras_dlrm.serving.versions.saved_model import SavedModel, warmup_records
 
@@ -224,3 +229,38 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="loaded without its model"):
         recommend(Index(index.content), ranker, {}, 1)
+
+
+PUBLISH = """
+import sys
+from pathlib import Path
+import keras_dlrm as kd
+from keras_dlrm.retrieval import Index
+schema = kd.Schema(categorical=[kd.Categorical("user", 50), kd.Categorical("item", 3000)])
+tower = kd.models.TwoTower(schema, user=["user"], item=["item"], embedding_dim=32, output_dim=32, seed=0)
+index = Index.build(tower, {"item": [*range(3000)]})
+print("begins", flush=True)
+kd.export.savedmodel(tower, Path(sys.argv[1]), index=index, ranker=kd.models.FM(schema, 4, seed=1), k=4, candidates=50)
+print("ends", flush=True)
+"""
+
+
+@pytest.mark.soak
+@suite_on("tensorflow")
+@pytest.mark.parametrize("moment", range(20))
+def test_a_kill_at_any_moment_leaves_a_version_with_its_index_or_none(moment, programs, tmp_path):
+    folder = tmp_path / "shop"
+    process = subprocess.Popen([programs / "python", "-c", PUBLISH, str(folder)], stdout=subprocess.PIPE, env=environment())
+    with process:
+        assert process.stdout.readline() == b"begins\n"
+        time.sleep(0.15 * moment)
+        if process.poll() is None:  # four seconds are enough for all of it
+            kill(process)
+    for version in folder.glob("[0-9]*"):
+        verify(version)
+        with contextlib.closing(SavedModel(version)) as served:
+            answer = served.run("retrieve", {"user": np.array([7]), "exclude": np.array([[-1]])})
+        assert answer["ids"].shape == (1, 4)
+    with workspace(folder / "version"):  # as the next one has it
+        pass
+    assert {path.name for path in folder.iterdir()} <= {"1"}
