@@ -250,6 +250,7 @@ print("ends", flush=True)
 @pytest.mark.parametrize("moment", range(20))
 def test_a_kill_at_any_moment_leaves_a_version_with_its_index_or_none(moment, programs, tmp_path):
     folder = tmp_path / "shop"
+    folder.mkdir()
     process = subprocess.Popen([programs / "python", "-c", PUBLISH, str(folder)], stdout=subprocess.PIPE, env=environment())
     with process:
         assert process.stdout.readline() == b"begins\n"
