@@ -32,7 +32,7 @@ BATCH = 8192
 HISTORY = 30
 # Model, arguments, negatives for each positive, epochs, rate, L2 of the rows.
 RANKED: tuple[tuple[str, dict[str, Any], int, int, float, float], ...] = (
-    ("MatrixFactorization", {"embedding_dim": 192, "init_scale": 0.1}, 8, 20, 0.002, 3e-6),
+    ("MatrixFactorization", {"embedding_dim": 192, "init_scale": 0.1}, 8, 16, 0.002, 1e-6),
     ("NeuMF", {"embedding_dim": 96, "product_dim": 64, "deep_mlp": [64, 32, 16], "init_scale": 0.1}, 4, 12, 0.002, 1e-6),
 )
 
