@@ -46,8 +46,8 @@ def test_gradients_equal_a_backward_pass_by_hand():
     assert {id(v) for v in ordered} == {id(v) for v in head.trainable_variables}
 
     def loss(inputs, *values):
-        given = {id(v): value for v, value in zip(ordered, values, strict=True)}
-        logits, _ = head.stateless_call([given[id(v)] for v in head.trainable_variables], [], inputs)
+        values_of = {id(v): value for v, value in zip(ordered, values, strict=True)}
+        logits, _ = head.stateless_call([values_of[id(v)] for v in head.trainable_variables], [], inputs)
         return ops.sum(ops.multiply(logits, upstream))
 
     start = [x, *(ops.convert_to_numpy(v.value).copy() for v in ordered)]
