@@ -18,7 +18,7 @@ from keras_dlrm.backend.private_keras import (
     is_tf_dataset,
     is_torch_dataloader,
 )
-from keras_dlrm.step.workers import read_ahead
+from keras_dlrm.step.workers import in_order
 
 
 class CheckedPyDataset(OpenPyDataset):
@@ -29,7 +29,7 @@ class CheckedPyDataset(OpenPyDataset):
         self._checks = checks
 
     def batches_of_workers(self) -> Iterator[Any]:
-        return read_ahead(self.py_dataset, self.shuffle)
+        return in_order(self.py_dataset, self.shuffle)
 
     def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
         return batches if self._checks is None else iter(self._checks.each(batches))

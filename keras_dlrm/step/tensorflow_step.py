@@ -39,18 +39,14 @@ class _UntunedArrays(_Untuned, ArrayDataAdapter):
 
 
 def _untuned(arguments: dict[str, Any], steps: str) -> dict[str, Any]:
-    """Arguments of `fit`, `evaluate` or `predict`, their data as an adapter where they are a PyDataset or arrays."""
+    """Arguments of `fit`, `evaluate` or `predict`, their data as an adapter where they are arrays."""
     x, y, sample_weight = (arguments.get(name) for name in ("x", "y", "sample_weight"))
-    shuffle, class_weight = bool(arguments.get("shuffle", False)), arguments.get("class_weight")
-    if isinstance(x, keras.utils.PyDataset) and y is None and sample_weight is None:
-        adapter = _UntunedPyDataset(x, class_weight=class_weight, shuffle=shuffle)
-    elif x is not None and not arguments.get("validation_split") and can_convert_arrays((x, y, sample_weight)):
-        adapter = _UntunedArrays(
-            x, y, sample_weight=sample_weight, class_weight=class_weight, shuffle=arguments.get("shuffle", False),
-            batch_size=arguments.get("batch_size"), steps=arguments.get(steps),
-        )  # fmt: skip
-    else:
+    if x is None or arguments.get("validation_split") or not can_convert_arrays((x, y, sample_weight)):
         return arguments
+    adapter = _UntunedArrays(
+        x, y, sample_weight=sample_weight, class_weight=arguments.get("class_weight"), shuffle=arguments.get("shuffle", False),
+        batch_size=arguments.get("batch_size"), steps=arguments.get(steps),
+    )  # fmt: skip
     rest = {name: value for name, value in arguments.items() if name not in ("y", "sample_weight", "class_weight")}
     return {**rest, "x": adapter}
 

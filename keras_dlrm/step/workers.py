@@ -22,7 +22,7 @@ class _Worker:
         return cls.dataset[i]
 
 
-def read_ahead(dataset: Any, shuffle: bool) -> Iterator[Any]:
+def in_order(dataset: Any, shuffle: bool) -> Iterator[Any]:
     """One pass over a dataset by its own workers, threads or processes; without end where it has no number of batches."""
     count = dataset.num_batches
     order: Any = itertools.count() if count is None else range(count)
