@@ -86,6 +86,14 @@ class OpenModel(keras.Model):
     Keras has no public hook for any of them.
     """
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_jax_state":
+            # At each step of `fit` on JAX, Keras (3.15.1) looks through the new values for layers and variables to track: a fifth
+            # of a step of a small model. They are arrays.
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def _compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         return self.loss_of_step(*args, **kwargs)
 
@@ -266,9 +274,9 @@ def hold_values(model: Any, values: dict[str, Any] | None) -> None:
     Keras itself puts back those of the last step that ended where `fit` ends early, https://github.com/keras-team/keras/pull/21019,
     but not those that a step gave before Keras noted them, nor those of `evaluate` and `predict`.
     """
-    # Not by `setattr`, which would look through all values for layers and variables, in each step.
-    held = {"_jax_state": values} if values is None else {"_jax_state": values, "_jax_state_synced": False}
-    model.__dict__.update(held)
+    model._jax_state = values
+    if values is not None:
+        model.__dict__["_jax_state_synced"] = False  # `setattr` would ask each time whether to track it
 
 
 def purge_variables(model: Any, **kinds: bool) -> None:

@@ -116,6 +116,8 @@ class Narrowing:
         """A batch in any structure, with its NumPy ids narrowed; anything else as it is."""
         if not self.schemas or not isinstance(x, (np.ndarray, dict, list, tuple)):
             return x
+        if isinstance(x, np.ndarray):
+            return self.tensor(x)
         return keras.tree.map_structure(lambda ids: self.tensor(ids) if isinstance(ids, np.ndarray) else ids, x)
 
     def batch(self, batch: Any) -> Any:
@@ -146,7 +148,8 @@ class Narrowing:
         dtype = getattr(ids, "dtype", None)
         if dtype is None or len(shape) != 2:
             return None
-        name = str(dtype) if isinstance(ids, np.ndarray) else keras.backend.standardize_dtype(dtype)
+        if (dtype.name if isinstance(ids, np.ndarray) else keras.backend.standardize_dtype(dtype)) not in _WIDE:
+            return None
         # Those of an open vocabulary are looked up on the host, before a step.
-        fitting = [schema for schema in self.schemas if schema.width == shape[1] and ids_dtype(schema.categorical) == np.int32]
-        return fitting[0] if name in _WIDE and fitting else None
+        fitting = (schema for schema in self.schemas if schema.width == shape[1] and ids_dtype(schema.categorical) == np.int32)
+        return next(fitting, None)

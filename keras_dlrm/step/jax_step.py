@@ -177,15 +177,16 @@ class SparseStep(Step):
     def looped(self, step: Any, concatenate_outputs: bool = False) -> Any:
         narrowing = self.narrowing
 
-        collections = self.collections_before_steps
+        def ready(state: Any, data: Any) -> Any:
+            state, data = self._ready(state, data)
+            with prepared.using(True):
+                return step(state, narrowing.batch(data))
+
+        run = ready if self.collections_before_steps else lambda state, data: step(state, narrowing.batch(data))
 
         def kept(state: Any, data: Any) -> Any:
             with whole_steps:
-                if collections:
-                    state, data = self._ready(state, data)
-                data = narrowing.batch(data)
-                with prepared.using(bool(collections)):
-                    logs, state = step(state, data)
+                logs, state = run(state, data)
                 self._keep_state(state)
             return logs, state
 
