@@ -65,6 +65,8 @@ def create(path: Path, shape: tuple[int, ...], dtype: str = "float32") -> Any:
     return tensorstore.open({**_spec(path), "metadata": {
         "shape": list(shape), "data_type": dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        # Chunks beside the metadata: by default each would lie two folders deeper, and small tables are mostly folders then.
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
     }}, create=True).result()  # fmt: skip
 
@@ -106,38 +108,51 @@ def _key(part: dict[str, Any]) -> tuple[Any, ...]:
     return (part["kind"], part["table"], *part["rows"], *part["columns"], *part["shape"])
 
 
-def write_piece(folder: Path, piece: Piece, base: Base | None) -> dict[str, Any]:
-    """Write a piece, all of it or where a base is split the same way what differs from there; its entry of the manifest."""
+def write_pieces(folder: Path, pieces: Iterable[Piece], base: Base | None) -> list[dict[str, Any]]:
+    """Write each piece, all of it or where a base is split the same way what differs from there; their entries of the manifest."""
+    running: list[Any] = []
+    try:
+        parts = [_write(folder, piece, base, running) for piece in pieces]
+    finally:
+        for write in running:
+            write.exception()  # waits: where one failed, the folder is removed
+    for write in running:
+        write.result()
+    return [
+        {**part, "checksums": {name: digest(folder / part["file"] / name / METADATA) for name in arrays}}
+        for part, arrays in parts
+    ]  # fmt: skip
+
+
+def _write(folder: Path, piece: Piece, base: Base | None, running: list[Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Begin to write a piece; its entry of the manifest, and the names of its arrays. Some writes are still running then."""
     shard = piece.shard
-    name = f"{piece.kind}/{quote(shard.table, safe='')}/{shard.start}_{shard.stop}_{shard.first}_{shard.last}"
+    name = f"{piece.kind}/{quote(shard.table, safe='')}.{shard.start}_{shard.stop}_{shard.first}_{shard.last}"
     part: dict[str, Any] = {
         "kind": piece.kind, "table": shard.table, "file": name, "rows": [shard.start, shard.stop],
         "columns": [shard.first, shard.last], "shape": list(piece.shape),
     }  # fmt: skip
+
+    def write(place: Any, rows: np.ndarray) -> None:
+        running.append(place.write(rows))
+        if len(running) > _IN_FLIGHT:
+            running.pop(0).result()
+
     changed = None
     with contextlib.suppress(Damaged, OSError):  # of a base that is damaged nothing can be a change
         changed = None if base is None else _changed(piece, base, part)
     if changed is not None:
         ids, rows = changed
-        if len(ids):
-            create(folder / name / "ids", ids.shape, "int64").write(ids).result()
-            create(folder / name / "changes", rows.shape).write(rows).result()
-        arrays = ("ids", "changes") if len(ids) else ()
-        return {**part, "changes": len(ids), "checksums": _checksums(folder / name, arrays)}
+        if not len(ids):
+            return {**part, "changes": 0}, ()
+        write(create(folder / name / "ids", ids.shape, "int64"), ids)
+        write(create(folder / name / "changes", rows.shape), rows)
+        return {**part, "changes": len(ids)}, ("ids", "changes")
     store = create(folder / name, piece.shape)
-    running: list[Any] = []
     for start in range(0, shard.rows, ROWS):
         stop = min(start + ROWS, shard.rows)
-        running.append(store[start:stop].write(np.ascontiguousarray(piece.read(start, stop))))
-        if len(running) > _IN_FLIGHT:
-            running.pop(0).result()
-    for write in running:
-        write.result()
-    return {**part, "checksums": _checksums(folder / name, ("",))}
-
-
-def _checksums(path: Path, arrays: Iterable[str]) -> dict[str, str]:
-    return {name: digest(path / name / METADATA) for name in arrays}
+        write(store[start:stop], np.ascontiguousarray(piece.read(start, stop)))
+    return part, ("",)
 
 
 def check_written(folder: Path, part: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from keras_dlrm.checkpoint.parts import (
     folder_of,
     read_manifest,
     steps_in,
-    write_piece,
+    write_pieces,
 )
 from keras_dlrm.checkpoint.state import State, state_of, value_of
 from keras_dlrm.files.checksums import digest, sealed
@@ -125,8 +125,7 @@ def write(
             np.savez(partial / DENSE, **arrays)
             sync(partial / DENSE)
         # What every process has is written by the first.
-        own = [piece for piece in state.pieces if piece.shard.rank is not None or first]
-        return [write_piece(partial, piece, base) for piece in own]
+        return write_pieces(partial, (piece for piece in state.pieces if piece.shard.rank is not None or first), base)
 
     def commit(parts: list[dict[str, Any]]) -> None:
         if first:
