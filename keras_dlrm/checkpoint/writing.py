@@ -28,7 +28,7 @@ from keras_dlrm.checkpoint.parts import (
 from keras_dlrm.checkpoint.state import State, state_of, value_of
 from keras_dlrm.files.checksums import digest, sealed
 from keras_dlrm.files.durable import check_writable, publish, sync
-from keras_dlrm.files.ownership import check, held, identity, mark, remove
+from keras_dlrm.files.ownership import check, held, identity, mark, remove, remove_unmarked
 from keras_dlrm.sharding import collectives, everyone
 from keras_dlrm.sharding.processes import PREEMPTED
 from keras_dlrm.support.arguments import integer
@@ -198,9 +198,7 @@ def _remove_partial(folder: Path) -> None:
     """Remove what is not, or no longer, a checkpoint. What is not this package's own, or holds anything else, stays."""
     with contextlib.suppress(OSError):
         remove(folder, _owner(folder), _WHAT)
-    # Where a kill came right before its marker was written, or right after that was removed, it is empty.
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+    remove_unmarked(folder)
 
 
 def _owner(folder: Path) -> str:

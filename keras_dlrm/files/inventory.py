@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_dlrm.files.checksums import AGAIN, CHECKSUM, Done, digest, read_json, unsealed
-from keras_dlrm.files.marker import MARKER
+from keras_dlrm.files.marker import is_marker
 from keras_dlrm.files.paths import inside
 
 Entries = dict[str, dict[str, Any]]
@@ -59,7 +59,7 @@ def check_contents(places: Mapping[str, Path], entries: Mapping[str, Any], done:
 def files_below(folder: Path) -> list[str]:
     """Names of all files below a folder but its marker, relative to it, in order."""
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    return sorted(name for name in names if name != MARKER)
+    return sorted(name for name in names if not is_marker(name))
 
 
 def check_version(path: Path, done: Done = lambda size: None) -> dict[str, Any] | None:

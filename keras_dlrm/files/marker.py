@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,17 @@ from keras_dlrm.files.paths import regular
 MARKER = ".keras_dlrm"
 FORMAT = "keras_dlrm folder"
 VERSION = 1
+
+
+def is_marker(name: str) -> bool:
+    """True for a marker, and for what a kill left of one: it is written under a name of its own, and renamed.
+
+    Example:
+
+    >>> is_marker(".keras_dlrm"), is_marker(".keras_dlrm.0123abcd"), is_marker("keras_dlrm")
+    (True, True, False)
+    """
+    return name == MARKER or fnmatchcase(name, f"{MARKER}.????????")
 
 
 def marker_text(owner: str, files: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO
 
-from keras_dlrm.files.marker import MARKER, marker_content, marker_text
+from keras_dlrm.files.marker import MARKER, is_marker, marker_content, marker_text
 
 LOCK = "lock"
 ALL = ("**",)
@@ -86,9 +86,11 @@ def claim(folder: Path, owner: str, what: str, taken: str, files: Sequence[str] 
 def new_folder(parent: Path, owner: str, files: Sequence[str] = ALL) -> tuple[Path, int]:
     """A new hidden folder, and a descriptor that holds it. What killed processes left of the same owner is removed."""
     remove_left(parent, owner)
-    folder = parent / f".writing-{uuid.uuid4().hex[:12]}"
-    folder.mkdir()
-    return folder, mark(folder, owner, files)
+    while True:
+        folder = parent / f".writing-{uuid.uuid4().hex[:12]}"
+        folder.mkdir()
+        with contextlib.suppress(FileNotFoundError):  # another process took it for one that a kill had left unmarked
+            return folder, mark(folder, owner, files)
 
 
 def remove_left(parent: Path, owner: str) -> None:
@@ -96,6 +98,17 @@ def remove_left(parent: Path, owner: str) -> None:
     for left in list(parent.glob(".writing-*")):
         with contextlib.suppress(OSError, RuntimeError), hold(left, surely=True):
             remove(left, owner, "a folder")
+        remove_unmarked(left)
+
+
+def remove_unmarked(folder: Path) -> None:
+    """Remove a folder in which a kill came before its marker, or right after that was removed; one with anything else stays."""
+    with contextlib.suppress(OSError), _opened(folder) as (parent, place):
+        names = os.listdir(place)
+        if all(name != MARKER and is_marker(name) for name in names):
+            for name in names:
+                os.unlink(name, dir_fd=place)
+            os.rmdir(folder.name, dir_fd=parent)
 
 
 def check(folder: Path, owner: str, what: str) -> None:
@@ -247,7 +260,7 @@ def _sweep(place: int, within: str, files: list[list[str]], delete: bool, keep: 
                 os.close(inner)
             if delete and not below:
                 os.rmdir(name, dir_fd=place)
-        elif not within and (name == MARKER or fnmatchcase(name, f"{MARKER}.????????")):
+        elif not within and is_marker(name):
             if delete and name != MARKER:
                 os.unlink(name, dir_fd=place)
         elif (stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)) and _is_listed(path, files):

@@ -13,7 +13,7 @@ from keras_dlrm.data.jobs.staging import staging_directory
 from keras_dlrm.files.checksums import Done, read_sealed, sealed
 from keras_dlrm.files.durable import sync, write
 from keras_dlrm.files.inventory import check_contents, check_sizes, inventory
-from keras_dlrm.files.marker import MARKER, check_marker
+from keras_dlrm.files.marker import MARKER, check_marker, is_marker
 from keras_dlrm.files.ownership import LOCK
 
 MODEL, RESULT, REPORT, EXPERIMENT = "model.keras", "result.json", "report.png", "experiment.yaml"
@@ -35,9 +35,10 @@ FILES = (
 
 
 def besides_log(folder: Path) -> list[Path]:
-    """Content of a run's folder besides the processed directory that it was given there."""
+    """Content of a run's folder besides the processed directory that it was given there, and what a kill left of a marker."""
     logs = [path for path in (folder / LOG, folder / _PARTIAL) if (path / MARKER).is_file()]
-    return [path for path in folder.iterdir() if path not in logs] if folder.is_dir() else []
+    content = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in content if path not in logs and (path.name == MARKER or not is_marker(path.name))]
 
 
 def stamped(name: str) -> Path:

@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+import keras_dlrm as kd
 from keras_dlrm.cli import group
 from keras_dlrm.data import tables
 from keras_dlrm.data.packed.writer import PackedWriter, list_file
@@ -378,6 +379,37 @@ def test_what_a_killed_process_left_goes_with_the_next_one(tmp_path: Path) -> No
         assert not left.exists() and folder.exists()
         clean(tmp_path / "out")
         assert folder.exists()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", [True, False])
+def test_what_was_left_before_its_marker_goes_too(part: bool, tmp_path: Path) -> None:
+    left, foreign = tmp_path / ".writing-0123456789ab", tmp_path / ".writing-ba9876543210"
+    for folder in (left, foreign, tmp_path / ".step_0000000002.partial", tmp_path / "run"):
+        folder.mkdir()
+        if part:
+            (folder / f"{MARKER}.0123abcd").write_text("{")
+    (foreign / "mine").write_text("mine")
+    with workspace(tmp_path / "out"):
+        assert not left.exists()
+    assert (foreign / "mine").read_text() == "mine"
+    model = kd.models.DLRM(Schema(categorical=[Categorical("a", 5), Categorical("b", 5)]), 2, top_mlp=[1], seed=0)
+    kd.checkpoint.save(model, tmp_path, step=2)
+    trained(tmp_path / "run")
+    trained(tmp_path / "run")  # over the first one, which has a marker
+
+
+def test_a_folder_that_another_process_takes_for_a_left_one_is_made_again(tmp_path: Path, monkeypatch: Any) -> None:
+    first = iter([True])
+
+    def taken(folder: Path, *args: Any) -> int:
+        if next(first, False):
+            ownership.remove_unmarked(folder)
+        return mark(folder, *args)
+
+    monkeypatch.setattr(ownership, "mark", taken)
+    with workspace(tmp_path / "out") as folder:
+        assert (folder / MARKER).is_file()
     assert not list(tmp_path.iterdir())
 
 
