@@ -41,12 +41,18 @@ def data(rows=53, seed=0):
 
 def model_of(case):
     """A compiled model."""
-    model = kd.models.DLRM(SCHEMA, DIM, bottom_mlp=[16, DIM], top_mlp=[16, 1], seed=3)
+    loss = keras.losses.BinaryCrossentropy(from_logits=False, reduction=case.get("reduction", "sum_over_batch_size"))
+    if case.get("tower"):
+        model = kd.models.TwoTower(SCHEMA, ["x", "a", "b"], ["y", "c", "d", "e"], DIM, DIM, [16], [16], item_id="e", seed=3)
+        catalog = {"dense": np.zeros((5, 2), "float32"), "sparse": np.full((5, SCHEMA.width), -1)}
+        catalog["sparse"][:, -1] = np.arange(5)
+        loss = kd.losses.InBatchSoftmax(uniform_negatives=4, catalog=catalog)
+    else:
+        model = kd.models.DLRM(SCHEMA, DIM, bottom_mlp=[16, DIM], top_mlp=[16, 1], seed=3)
     # From 0 on an accumulator would make large steps of gradients that are nothing but rounding.
     options = {"initial_accumulator_value": 0.1} if "Adagrad" in case["rule"] else {}
     rule = getattr(kd.optimizers, case["rule"])(0.05, **options)
     dense = keras.optimizers.Adam(0.01, clipnorm=0.1, weight_decay=0.01) if case.get("clipped") else rule
-    loss = keras.losses.BinaryCrossentropy(from_logits=False, reduction=case.get("reduction", "sum_over_batch_size"))
     model.compile(
         dense,
         loss,

@@ -89,7 +89,8 @@ REFUSED = {
 @pytest.mark.slow
 def test_two_replicas_train_as_one_device_and_refuse_what_does_not_work(programs, tmp_path):
     summed = {"rule": "RowwiseAdagrad", "reduction": "sum", "steps_per_execution": 2, "weighted": True}
-    cases = start([{"replicas": 2, "rule": "Adagrad", "kinds": MIXED, "weighted": True}, {"replicas": 2, **summed}], tmp_path)
+    sharded = {"rule": "Adagrad", "kinds": MIXED, "weighted": True}
+    cases = start([{"replicas": 2, **case} for case in (sharded, summed, {**sharded, "tower": True})], tmp_path)
     *results, refused = run_program(programs, [*cases, {"replicas": 2, "refusals": True}], tmp_path)
     check(cases, results)
     for name, message in REFUSED.items():
