@@ -51,6 +51,8 @@ class Experiment:
             those before a resumed checkpoint count; 0: no end.
         averaging: Decay per step of an exponential moving average of the weights, which is scored and saved in their place;
             0: none.
+        calibrate: Whether the best model's logits are shifted to the click rate of the validation part, where the clicks that it
+            expects there differ by more than two standard errors.
         reasons: Reason for a value by its key, such as `"model.dropout"`; `save` writes them as comments.
 
     Example:
@@ -75,6 +77,7 @@ class Experiment:
     checkpoint_steps: int = 1000
     time_budget: float = 0.0
     averaging: float = 0.0
+    calibrate: bool = False
     reasons: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -96,7 +99,8 @@ class Experiment:
         object.__setattr__(self, "label_smoothing", number("experiment", "label_smoothing", self.label_smoothing, below=1))
         object.__setattr__(self, "time_budget", number("experiment", "time_budget", self.time_budget))
         object.__setattr__(self, "averaging", number("experiment", "averaging", self.averaging, below=1))
-        object.__setattr__(self, "mixed_precision", boolean("experiment", "mixed_precision", self.mixed_precision))
+        for field in ("mixed_precision", "calibrate"):
+            object.__setattr__(self, field, boolean("experiment", field, getattr(self, field)))
         for field in ("optimizer", "embedding_optimizer"):
             self._check_optimizer(field, getattr(self, field))
 

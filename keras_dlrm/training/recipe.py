@@ -59,6 +59,9 @@ def recipe(log: Any, model: str = "DLRM") -> Experiment:
         "lr_factor": "high rates fall with each epoch without a better score" if factor < 1 else "low rates need not fall",
         "averaging": "averaged weights predict better than the last ones, and their probabilities fit better",
     }
+    calibrate = "valid" in log.splits
+    if calibrate:
+        reasons["calibrate"] = "the validation part is the newest: its click rate counts, where it differs by more than noise"
     averaging = 0.999
     if any(column.open is not None for column in schema.categorical):
         averaging, reasons["averaging"] = 0.0, "rows of open vocabularies go to other ids, which an average would mix"
@@ -67,6 +70,7 @@ def recipe(log: Any, model: str = "DLRM") -> Experiment:
         optimizer={"name": "adam", "learning_rate": 0.01 if linear else 0.001},
         embedding_optimizer={"name": "adam", "learning_rate": 0.01 if linear else rate, "l2": l2} if tables else None,
         batch_size=batch, epochs=30, monitor="both", patience=3, lr_factor=factor, averaging=averaging,
+        calibrate=calibrate,
     )  # fmt: skip
     return dataclasses.replace(experiment, reasons=reasons)
 

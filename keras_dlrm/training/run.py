@@ -28,6 +28,7 @@ from keras_dlrm.training.analysis import affordable, analyze
 from keras_dlrm.training.averaging import Averaging
 from keras_dlrm.training.baselines import beside
 from keras_dlrm.training.by_label import OneLabel, logs_by_label, part_scores
+from keras_dlrm.training.calibrating import calibrate
 from keras_dlrm.training.callbacks import BestModel, Resume, TimeBudget, TrainingProgress, predictions, scoring_batch
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.page import page
@@ -61,7 +62,8 @@ def train(
 
     Returns:
         The content of `result.json`: `test` and `valid` scores, `history` by epoch, `parameters`, `seconds`,
-        `samples_per_s`, `ended_by` (`"patience"`, `"epochs"` or `"time budget"`), what `beside` says of the baselines, and for
+        `samples_per_s`, `ended_by` (`"patience"`, `"epochs"` or `"time budget"`), `shifts` of logits by label (see
+        `Experiment.calibrate`), what `beside` says of the baselines, and for
         a planted log `best` and `distance` to it.
 
     Raises:
@@ -280,6 +282,12 @@ def _finish(
     slice_by: Sequence[str] | None, group_by: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     model = keras.saving.load_model(output / run_files.MODEL)
+    shifts = {}
+    if experiment.calibrate and "valid" in data.splits and len(data.split("valid")):
+        shifts = calibrate(model, data.split("valid"), best.batch_size)
+    if shifts:
+        with whole(output / run_files.MODEL) as written:
+            model.save(written)
     tables = sum(t.size for t in model.embedding_tables().values())
     epochs = len(best.history.get("loss", []))
     result: dict[str, Any] = {
@@ -288,6 +296,7 @@ def _finish(
         "rows": {name: len(data.split(name)) for name in data.splits},
         "epochs": epochs, "best_epoch": best.best_epoch + 1, "seconds": round(best.seconds, 2),
         "samples_per_s": round(trained / max(best.seconds, 1e-9)), "ended_by": ended_by, "history": best.history,
+        "shifts": shifts,
     }  # fmt: skip
     plotted: tuple[str, np.ndarray] | None = None
     for name in ("valid", "test"):
