@@ -16,6 +16,7 @@ from keras_dlrm.schema.schema import Schema
 
 # Tensors of TensorFlow and JAX that are not dense, by name: their frameworks may not be there.
 _NOT_DENSE = ("RaggedTensor", "RaggedTensorSpec", "SparseTensor", "SparseTensorSpec", "BCOO", "BCSR", "CSR", "CSC", "COO")
+_FLAGS = ("is_sparse", "is_sparse_csr", "sparse", "ragged")  # torch's, and a KerasTensor's
 
 
 def is_dense(values: Any) -> bool:
@@ -28,8 +29,10 @@ def is_dense(values: Any) -> bool:
     """
     if type(values).__name__ in _NOT_DENSE or hasattr(values, "tocoo"):
         return False
-    flags = ("is_sparse", "is_sparse_csr", "sparse", "ragged")  # torch's, and a KerasTensor's
-    return not any(getattr(values, flag, None) is True for flag in flags)
+    for flag in _FLAGS:  # in each step: a generator takes three times as long
+        if getattr(values, flag, None) is True:
+            return False
+    return True
 
 
 def check_dense(name: str, values: Any) -> None:
