@@ -87,9 +87,9 @@ class OpenModel(keras.Model):
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_jax_state":
-            # At each step of `fit` on JAX, Keras (3.15.1) looks through the new values for layers and variables to track: a fifth
-            # of a step of a small model. They are arrays.
+        # Keras (3.15.1) looks through each value for layers and variables to track: on JAX through the arrays of each step,
+        # a fifth of a step of a small model; at each call through `built` and `_called`, which are True already.
+        if name == "_jax_state" or (value is True and self.__dict__.get(name) is True):
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
