@@ -14,6 +14,7 @@ from keras_dlrm.models.growth import grow
 from keras_dlrm.models.logistic_regression import LogisticRegression
 from keras_dlrm.models.mask_net import MaskNet
 from keras_dlrm.models.matrix_factorization import MatrixFactorization, NeuMF
+from keras_dlrm.models.nfm import NFM
 from keras_dlrm.models.presets import PRESETS, Preset
 from keras_dlrm.models.rank_mixer import RankMixer
 from keras_dlrm.models.sparse_model import SparseModel
@@ -22,7 +23,7 @@ from keras_dlrm.models.wukong import Wukong
 from keras_dlrm.models.x_deep_fm import XDeepFM
 
 __all__ = [
-    "DCN", "DLRM", "FM", "GDCN", "PRESETS", "AutoInt", "ClickModel", "DCNv2", "DCNv3", "DeepFM", "DeepModel", "FieldModel",
+    "DCN", "DLRM", "FM", "GDCN", "NFM", "PRESETS", "AutoInt", "ClickModel", "DCNv2", "DCNv3", "DeepFM", "DeepModel", "FieldModel",
     "FinalMLP", "LogisticRegression", "MaskNet", "MatrixFactorization", "NeuMF", "Preset", "RankMixer", "SparseModel",
     "TwoTower", "WideDeep", "Wukong", "XDeepFM", "grow",
 ]  # fmt: skip

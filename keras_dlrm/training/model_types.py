@@ -10,12 +10,12 @@ from typing import Any
 
 #: All models of `kd.models`, without which an experiment is read and checked.
 MODELS = (
-    "DLRM", "DCN", "DCNv2", "DCNv3", "GDCN", "WideDeep", "FM", "DeepFM", "XDeepFM", "AutoInt", "MaskNet", "FinalMLP", "Wukong",
-    "RankMixer", "MatrixFactorization", "NeuMF", "TwoTower", "LogisticRegression",
+    "DLRM", "DCN", "DCNv2", "DCNv3", "GDCN", "WideDeep", "FM", "NFM", "DeepFM", "XDeepFM", "AutoInt", "MaskNet", "FinalMLP",
+    "Wukong", "RankMixer", "MatrixFactorization", "NeuMF", "TwoTower", "LogisticRegression",
 )  # fmt: skip
 #: Those that have a deep network, `deep_mlp`.
 DEEP = {
-    "DCN", "DCNv2", "GDCN", "WideDeep", "DeepFM", "XDeepFM", "AutoInt", "MaskNet", "FinalMLP", "Wukong", "NeuMF",
+    "DCN", "DCNv2", "GDCN", "WideDeep", "NFM", "DeepFM", "XDeepFM", "AutoInt", "MaskNet", "FinalMLP", "Wukong", "NeuMF",
 }  # fmt: skip
 # A class of one's own: `module:Class`, or `module.Class`.
 _PATH = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)[.:]([A-Za-z_]\w*)")

@@ -14,6 +14,7 @@ from keras_dlrm.models import (
     DLRM,
     FM,
     GDCN,
+    NFM,
     AutoInt,
     DCNv2,
     DCNv3,
@@ -138,6 +139,10 @@ def numpy_fm(model, parts):
 
 def numpy_wide_deep(model, parts):
     return parts.first_order + layers.mlp(model.deep_mlp, parts.flat)
+
+
+def numpy_nfm(model, parts):
+    return parts.first_order + layers.mlp(model.deep_mlp, layers.factorization_machine(model.pairs, parts.vectors))
 
 
 def numpy_deep_fm(model, parts):
@@ -300,6 +305,7 @@ MODELS = {
     "wide and deep": Case(
         field(WideDeep, deep_mlp=[6, 5]), TABLES + LINEAR + FIRST_ORDER + deep(FLAT) + 6, numpy_wide_deep
     ),
+    "nfm": Case(field(NFM, deep_mlp=[6, 5]), TABLES + LINEAR + FIRST_ORDER + deep(4) + 6, numpy_nfm),
     "deep fm": Case(field(DeepFM, deep_mlp=[6, 5]), TABLES + LINEAR + FIRST_ORDER + deep(FLAT) + 6, numpy_deep_fm),
     "xdeepfm": Case(
         field(XDeepFM, maps=[3, 2], deep_mlp=[6, 5]),
