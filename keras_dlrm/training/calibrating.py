@@ -16,9 +16,9 @@ _PROBED = 64  # rows
 def calibrate(model: Any, part: Any, batch_size: int) -> dict[str, float]:
     """Shift the logits of each label whose expected clicks differ from the clicks of a part by more than two standard errors.
 
-    Ranks stay as they are; each label's mean prediction becomes its click rate (Chapelle et al. 2014 correct the intercept in the
-    same way). One bias moves, which is found by trying: the one that moves the logits of all rows alike. A model without one,
-    such as a product of two vectors, stays as it is.
+    Ranks stay as they are; each label's mean prediction becomes its click rate (the prior correction of King and
+    Zeng 2001, "Logistic Regression in Rare Events Data"). One bias moves, found by trying: the one that moves the logits of all
+    rows alike. A model without one, such as a product of two vectors, stays as it is.
 
     Args:
         model: A `ClickModel`.
@@ -30,8 +30,8 @@ def calibrate(model: Any, part: Any, batch_size: int) -> dict[str, float]:
     """
     expected = predictions(model, part, batch_size).reshape(len(part), -1)
     labels = np.asarray(part.labels, np.float64).reshape(len(part), -1)
-    given = part.sample_weights()
-    weights = np.ones(len(part)) if given is None else np.asarray(given, np.float64)
+    sample_weights = part.sample_weights()
+    weights = np.ones(len(part)) if sample_weights is None else np.asarray(sample_weights, np.float64)
     shifts = {}
     for i, name in enumerate(part.schema.labels):
         known = ~np.isnan(labels[:, i])
@@ -42,7 +42,7 @@ def calibrate(model: Any, part: Any, batch_size: int) -> dict[str, float]:
 
 
 def _shift(labels: np.ndarray, expected: np.ndarray, weights: np.ndarray) -> float:
-    """What the logits of predictions lack; 0 where the click rate is theirs within noise."""
+    """The shift that the logits of predictions lack; 0 where their mean is the click rate within noise."""
     noise = np.sqrt(np.sum(weights**2 * expected * (1 - expected)))
     if abs(np.sum(weights * (labels - expected))) <= _NOISE * noise:
         return 0.0
@@ -56,7 +56,7 @@ def _shift(labels: np.ndarray, expected: np.ndarray, weights: np.ndarray) -> flo
 
 
 def _moved(model: Any, batch: Any, label: int, shift: float) -> bool:
-    """Whether there was a bias by which a label's logits could be shifted, and nothing else."""
+    """Shift the logits of a label, and of no other, by a bias; false where there is none that does so."""
 
     def logits() -> np.ndarray:
         return _logits(np.asarray(model.predict_on_batch(batch), np.float64))
