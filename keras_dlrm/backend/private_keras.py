@@ -274,9 +274,9 @@ def hold_values(model: Any, values: dict[str, Any] | None) -> None:
     Keras itself puts back those of the last step that ended where `fit` ends early, https://github.com/keras-team/keras/pull/21019,
     but not those that a step gave before Keras noted them, nor those of `evaluate` and `predict`.
     """
-    model._jax_state = values
-    if values is not None:
-        model.__dict__["_jax_state_synced"] = False  # `setattr` would ask each time whether to track it
+    # Not by `setattr`, which costs more.
+    held = {"_jax_state": values} if values is None else {"_jax_state": values, "_jax_state_synced": False}
+    model.__dict__.update(held)
 
 
 def purge_variables(model: Any, **kinds: bool) -> None:

@@ -1,6 +1,7 @@
 """Parts of a checkpoint: tables and slots in files, complete or as the changed rows; reading its manifest."""
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +22,8 @@ VERSION = 2  # 1 had neither checksums nor the model's identity
 ROWS = 2**16  # of a chunk
 _PART = {"kind", "table", "file", "rows", "columns", "shape"}
 _NAME = re.compile(r"step_(\d{10})")
-_IN_FLIGHT = 8  # chunks that are being written while the next is read
+_IN_FLIGHT = 8  # chunks, or a part's changes, that are being written while the next is read
+_LONGEST = 180  # letters of a table's name in a file's name, which has 255 at most
 
 
 def folder_of(directory: Path, step: int) -> Path:
@@ -127,7 +129,10 @@ def write_pieces(folder: Path, pieces: Iterable[Piece], base: Base | None) -> li
 def _write(folder: Path, piece: Piece, base: Base | None, running: list[Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Begin to write a piece; its entry of the manifest, and the names of its arrays. Some writes are still running then."""
     shard = piece.shard
-    name = f"{piece.kind}/{quote(shard.table, safe='')}.{shard.start}_{shard.stop}_{shard.first}_{shard.last}"
+    table = quote(shard.table, safe="")
+    if len(table) > _LONGEST:
+        table = f"{table[: _LONGEST - 16]}{hashlib.sha256(shard.table.encode()).hexdigest()[:16]}"
+    name = f"{piece.kind}/{table}.{shard.start}_{shard.stop}_{shard.first}_{shard.last}"
     part: dict[str, Any] = {
         "kind": piece.kind, "table": shard.table, "file": name, "rows": [shard.start, shard.stop],
         "columns": [shard.first, shard.last], "shape": list(piece.shape),
@@ -136,7 +141,8 @@ def _write(folder: Path, piece: Piece, base: Base | None, running: list[Any]) ->
     def write(place: Any, rows: np.ndarray) -> None:
         running.append(place.write(rows))
         if len(running) > _IN_FLIGHT:
-            running.pop(0).result()
+            running[0].result()
+            running.pop(0)
 
     changed = None
     with contextlib.suppress(Damaged, OSError):  # of a base that is damaged nothing can be a change

@@ -123,11 +123,12 @@ def _compare(
         trained[name] = experiment, results[0]
 
     first, *others = named
+    calibrated = any(result.get("shifts") for _, result in trained.values())
     differences: dict[tuple[str, str, str], Any] = {}
     for label, own, rows in logs_by_label(log, "test"):
         labels, weights = np.asarray(own.split("test").labels), own.split("test").sample_weights()
         of_label = {name: [probabilities[rows] for probabilities in each] for name, each in runs.items()}
-        for name, probabilities in baseline_predictions(own, "test").items():
+        for name, probabilities in baseline_predictions(own, "test", calibrated).items():
             of_baseline = scores(labels, probabilities, weights)
             shown = {score: of_baseline[score] for score in ("auc", "logloss", "ne")}
             table.append({"model": f"{name}, {label}" if label else name, **shown})

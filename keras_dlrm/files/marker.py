@@ -2,8 +2,8 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def is_marker(name: str) -> bool:
     >>> is_marker(".keras_dlrm"), is_marker(".keras_dlrm.0123abcd"), is_marker("keras_dlrm")
     (True, True, False)
     """
-    return name == MARKER or fnmatchcase(name, f"{MARKER}.????????")
+    return re.fullmatch(rf"{re.escape(MARKER)}(\.[0-9a-f]{{8}})?", name) is not None
 
 
 def marker_text(owner: str, files: Sequence[str]) -> str:

@@ -89,8 +89,12 @@ def new_folder(parent: Path, owner: str, files: Sequence[str] = ALL) -> tuple[Pa
     while True:
         folder = parent / f".writing-{uuid.uuid4().hex[:12]}"
         folder.mkdir()
-        with contextlib.suppress(FileNotFoundError):  # another process took it for one that a kill had left unmarked
+        try:
             return folder, mark(folder, owner, files)
+        except FileNotFoundError:
+            if folder.exists():
+                raise
+            # Another process took it for one that a kill had left unmarked.
 
 
 def remove_left(parent: Path, owner: str) -> None:

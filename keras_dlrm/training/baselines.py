@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from keras_dlrm.metrics import Difference, paired_difference, scores
+from keras_dlrm.training.calibrating import lacking, logits_of, sigmoid
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.linear import LinearModel
 from keras_dlrm.training.recipe import recipe
@@ -29,10 +30,22 @@ def logistic_regression(log: Any) -> LinearModel:
     return _FITTED[log]
 
 
-def baseline_predictions(log: Any, name: str) -> dict[str, np.ndarray]:
-    """Predictions p(click) of both baselines for the rows of a part of a log, in file order: float64 (N,) by baseline."""
-    part, linear = log.split(name), logistic_regression(log)
-    return {RATE: np.full(len(part), linear.rate), LOGISTIC: linear.predict(part)}
+def baseline_predictions(log: Any, name: str, calibrated: bool = False) -> dict[str, np.ndarray]:
+    """Predictions p(click) of both baselines for the rows of a part of a log, in file order: float64 (N,) by baseline.
+
+    `calibrated`: with the shift to the click rate of the validation part that a model beside them has.
+    """
+    linear = logistic_regression(log)
+
+    def of_part(part: Any) -> dict[str, np.ndarray]:
+        return {RATE: np.full(len(part), linear.rate), LOGISTIC: linear.predict(part)}
+
+    every = of_part(log.split(name))
+    if calibrated:
+        valid = log.split("valid")
+        for key, expected in of_part(valid).items():
+            every[key] = sigmoid(logits_of(every[key]) + lacking(valid.labels, expected, valid.sample_weights()))
+    return every
 
 
 def beside(experiment: Experiment, log: Any, name: str, probabilities: np.ndarray, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,14 +56,14 @@ def beside(experiment: Experiment, log: Any, name: str, probabilities: np.ndarra
         log: A `ClickLog` with a training part.
         name: The part.
         probabilities: p(click) of its rows by the model, in file order, (N,).
-        result: Of the run: `history`, `epochs`, `best_epoch`.
+        result: Of the run: `history`, `epochs`, `best_epoch`, `shifts`.
 
     Returns:
         JSON values: `baselines`, rows of `{"model", "part", "auc", "logloss", …}`; `against`, the differences of the model and
         the best of them by score, with their 97.5% intervals; `verdict`, which says it in words.
     """
     kind = experiment.model["type"]
-    part, others = log.split(name), baseline_predictions(log, name)
+    part, others = log.split(name), baseline_predictions(log, name, bool(result.get("shifts")))
     labels, weights = np.asarray(part.labels), part.sample_weights()
     if kind == "LogisticRegression":
         del others[LOGISTIC]

@@ -1,68 +1,109 @@
-"""Calibration of a trained model: its logits shifted to the click rate of the validation part, which is the newest it may see."""
+"""Calibration of a trained model: its logits shifted to the click rate of the validation part, which it was not trained on."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from keras import ops
 
+from keras_dlrm.files.checksums import digest, read_json
+from keras_dlrm.files.durable import whole, write
 from keras_dlrm.training.callbacks import predictions
 
-# Standard errors by which expected clicks and clicks differ before that is no longer taken for noise.
-_NOISE = 2.0
+# Standard errors within which a difference counts as noise, and clicks, and other rows, without which there is no telling.
+_NOISE, _FEWEST = 2.0, 10
 _SHIFTS = (-20.0, 20.0)
 _PROBED = 64  # rows
 
 
-def calibrate(model: Any, part: Any, batch_size: int) -> dict[str, float]:
+def calibrate(model: Any, part: Any, batch_size: int, esmm: bool = False) -> dict[str, float]:
     """Shift the logits of each label whose expected clicks differ from the clicks of a part by more than two standard errors.
 
-    Ranks stay as they are; each label's mean prediction becomes its click rate (the prior correction of King and
-    Zeng 2001, "Logistic Regression in Rare Events Data"). One bias moves, found by trying: the one that moves the logits of all
-    rows alike. A model without one, such as a product of two vectors, stays as it is.
+    Ranks stay as they are; each label's mean prediction becomes its click rate (the prior correction of King and Zeng 2001,
+    "Logistic Regression in Rare Events Data"). A bias moves, frozen or not: the one that moves the logits of all rows alike, which
+    is found by trying. A label without one, such as that of a product of two vectors, stays as it is.
 
     Args:
         model: A `ClickModel`.
         part: The `Split`.
         batch_size: Rows of a batch.
+        esmm: Whether the second label's predictions are those of rows with the first one, as of `kd.losses.ESMM`.
 
     Returns:
         Shifts of logits by label; labels that stayed as they were are left out.
     """
     expected = predictions(model, part, batch_size).reshape(len(part), -1)
-    labels = np.asarray(part.labels, np.float64).reshape(len(part), -1)
-    sample_weights = part.sample_weights()
-    weights = np.ones(len(part)) if sample_weights is None else np.asarray(sample_weights, np.float64)
+    labels, weights = np.asarray(part.labels, np.float64).reshape(len(part), -1), part.sample_weights()
     shifts = {}
     for i, name in enumerate(part.schema.labels):
-        known = ~np.isnan(labels[:, i])
-        shift = _shift(labels[known, i], expected[known, i], weights[known])
-        if shift and _moved(model, part.take(slice(0, min(_PROBED, batch_size)))[0], i, shift):
+        known = ~np.isnan(labels[:, i]) & ((labels[:, 0] == 1) if esmm and i else True)
+        own = labels[known, i], expected[known, i], None if weights is None else np.asarray(weights)[known]
+        shift = lacking(*own)
+        if shift and _shift_bias(model, part, batch_size, i, shift):
             shifts[name] = shift
     return shifts
 
 
-def _shift(labels: np.ndarray, expected: np.ndarray, weights: np.ndarray) -> float:
-    """The shift that the logits of predictions lack; 0 where their mean is the click rate within noise."""
+def calibrate_file(path: Path, kept: Path, model: Any, part: Any, batch_size: int, esmm: bool) -> dict[str, float]:
+    """Calibrate the model of a file, and write it there; the shifts, also where a killed run has done so before.
+
+    Args:
+        path: The `.keras` file.
+        kept: File that remembers the shifts until the caller removes it.
+        model: The model, loaded from there.
+        part, batch_size, esmm: As of `calibrate`.
+    """
+    if kept.is_file():
+        before = read_json(kept)
+        if before["sha256"] == digest(path):
+            return dict(before["shifts"])
+    shifts = calibrate(model, part, batch_size, esmm)
+    if shifts:
+        with whole(path) as written:
+            model.save(written)
+            write(kept, json.dumps({"sha256": digest(written), "shifts": shifts}))
+    return shifts
+
+
+def lacking(labels: Any, expected: Any, weights: Any = None) -> float:
+    """The shift that the logits of predictions lack; 0 where their mean is the click rate within noise, or rows are too few.
+
+    Args:
+        labels: 0 or 1, (N,).
+        expected: Predictions, (N,).
+        weights: Of the rows, (N,); 1 if omitted.
+
+    Example:
+
+    >>> round(lacking(np.arange(1000) % 10 == 0, np.full(1000, 0.5)), 3), lacking(np.arange(1000) % 10 == 0, np.full(1000, 0.101))
+    (-2.197, 0.0)
+    """
+    labels, expected = np.asarray(labels, np.float64), np.asarray(expected, np.float64)
+    weights = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
+    seen = labels[weights > 0]
     noise = np.sqrt(np.sum(weights**2 * expected * (1 - expected)))
-    if abs(np.sum(weights * (labels - expected))) <= _NOISE * noise:
+    too_few = min(np.sum(seen), np.sum(1 - seen)) < _FEWEST
+    if too_few or abs(np.sum(weights * (labels - expected))) <= _NOISE * noise:
         return 0.0
-    logits, clicks = _logits(expected), np.sum(weights * labels)
+    logits, clicks = logits_of(expected), np.sum(weights * labels)
     low, high = _SHIFTS
     for _ in range(50):
         middle = (low + high) / 2
-        fewer = np.sum(weights / (1 + np.exp(-logits - middle))) < clicks
+        fewer = np.sum(weights * sigmoid(logits + middle)) < clicks
         low, high = (middle, high) if fewer else (low, middle)
     return (low + high) / 2
 
 
-def _moved(model: Any, batch: Any, label: int, shift: float) -> bool:
-    """Shift the logits of a label, and of no other, by a bias; false where there is none that does so."""
+def _shift_bias(model: Any, part: Any, batch_size: int, label: int, shift: float) -> bool:
+    """Shift the logits of a label, and of no other, by a bias; false where there is none that does so for all rows."""
+    rows = np.unique(np.linspace(0, len(part) - 1, min(_PROBED, batch_size)).astype(np.int64))
+    batch = part.take(rows)[0]
 
-    def logits() -> np.ndarray:
-        return _logits(np.asarray(model.predict_on_batch(batch), np.float64))
+    def probed() -> np.ndarray:
+        return logits_of(np.asarray(model.predict_on_batch(batch), np.float64))
 
-    before = logits()
-    exact = np.abs(before[:, label]) < 8  # of others float32 probabilities say too little
+    before, all_before = probed(), None
     for variable in reversed(model.weights):
         if variable.path.rpartition("/")[2] != "bias" or tuple(variable.shape) not in {(1,), before.shape[1:]}:
             continue
@@ -70,19 +111,31 @@ def _moved(model: Any, batch: Any, label: int, shift: float) -> bool:
         one = np.zeros_like(value)
         one[label if len(one) > 1 else 0] = 1.0
         variable.assign(value + one)
-        change = (logits() - before)[exact]
-        if len(change) and _is_shift(change, label):
-            variable.assign(value + one * shift / change[:, label].mean())
-            return True
+        change = probed()[:, label] - before[:, label]
+        slope = np.median(change)
+        if np.isfinite(slope) and abs(slope) > 0.1:
+            variable.assign(value)
+            all_before = predictions(model, part, batch_size).reshape(len(part), -1) if all_before is None else all_before
+            variable.assign(value + one * (shift / slope))
+            if _is_shift(all_before, predictions(model, part, batch_size).reshape(len(part), -1), label, shift):
+                return True
         variable.assign(value)
     return False
 
 
-def _is_shift(change: np.ndarray, label: int) -> bool:
-    own, others = change[:, label], np.delete(change, label, axis=1)
-    return bool(np.all(np.abs(own - own.mean()) < 0.02) and abs(own.mean()) > 0.1 and np.all(np.abs(others) < 0.02))
+def _is_shift(before: np.ndarray, after: np.ndarray, label: int, shift: float) -> bool:
+    wanted = before.copy()
+    wanted[:, label] = sigmoid(logits_of(before[:, label]) + shift)
+    # Within what a last layer's float32, or what comes before it in bfloat16, leaves of probabilities.
+    return bool(np.allclose(after, wanted, rtol=0.01, atol=1e-5))
 
 
-def _logits(probabilities: np.ndarray) -> np.ndarray:
+def logits_of(probabilities: np.ndarray) -> np.ndarray:
+    """Logits of probabilities, which are at least 1e-12 from 0 and 1 for it."""
     p = np.clip(probabilities, 1e-12, 1 - 1e-12)
     return np.log(p) - np.log1p(-p)  # type: ignore[no-any-return]
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of logits."""
+    return 1 / (1 + np.exp(-logits))  # type: ignore[no-any-return]

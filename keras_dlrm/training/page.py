@@ -97,6 +97,8 @@ def _facts(result: Mapping[str, Any]) -> Iterable[str]:
     if "epochs" in result:
         yield f"{result['epochs']} epochs, best: {result['best_epoch']}" if result["epochs"] > 1 else "1 epoch"
         yield f"{result['seconds']:,.1f} s, {result['samples_per_s']:,} rows/s"
+    for name, shift in result.get("shifts", {}).items():
+        yield f"logits of {escape(name)} shifted by {shift:+.3f} to the click rate of the validation part"
     if result.get("ended_by") == "time budget":
         yield "ended by its time budget"
     if "finished" in result:

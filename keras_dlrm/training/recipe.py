@@ -59,9 +59,9 @@ def recipe(log: Any, model: str = "DLRM") -> Experiment:
         "lr_factor": "high rates fall with each epoch without a better score" if factor < 1 else "low rates need not fall",
         "averaging": "averaged weights predict better than the last ones, and their probabilities fit better",
     }
-    calibrate = "valid" in log.splits
+    calibrate = bool("valid" in log.splits and len(log.split("valid")))
     if calibrate:
-        reasons["calibrate"] = "the validation part is the newest: its click rate counts, where it differs by more than noise"
+        reasons["calibrate"] = "the validation part was not trained on: its click rate counts, where it differs by more than noise"
     averaging = 0.999
     if any(column.open is not None for column in schema.categorical):
         averaging, reasons["averaging"] = 0.0, "rows of open vocabularies go to other ids, which an average would mix"

@@ -28,7 +28,7 @@ from keras_dlrm.training.analysis import affordable, analyze
 from keras_dlrm.training.averaging import Averaging
 from keras_dlrm.training.baselines import beside
 from keras_dlrm.training.by_label import OneLabel, logs_by_label, part_scores
-from keras_dlrm.training.calibrating import calibrate
+from keras_dlrm.training.calibrating import calibrate_file
 from keras_dlrm.training.callbacks import BestModel, Resume, TimeBudget, TrainingProgress, predictions, scoring_batch
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.page import page
@@ -283,11 +283,10 @@ def _finish(
 ) -> dict[str, Any]:  # fmt: skip
     model = keras.saving.load_model(output / run_files.MODEL)
     shifts = {}
-    if experiment.calibrate and "valid" in data.splits and len(data.split("valid")):
-        shifts = calibrate(model, data.split("valid"), best.batch_size)
-    if shifts:
-        with whole(output / run_files.MODEL) as written:
-            model.save(written)
+    # Where there is no test part, the validation part is what the result is about.
+    if experiment.calibrate and all(name in data.splits and len(data.split(name)) for name in ("valid", "test")):
+        place = output / run_files.MODEL, output / run_files.SHIFTS
+        shifts = calibrate_file(*place, model, data.split("valid"), best.batch_size, experiment.loss == "esmm")
     tables = sum(t.size for t in model.embedding_tables().values())
     epochs = len(best.history.get("loss", []))
     result: dict[str, Any] = {
@@ -324,4 +323,5 @@ def _finish(
         write(output / run_files.PAGE, page(result, figures, title))
     listed = (run_files.MODEL, run_files.PREDICTIONS, run_files.REPORT, run_files.PAGE, run_files.FIGURES)
     run_files.write_listing(output, run_files.RESULT, result, (*listed, run_files.EXPERIMENT, run_files.DATA))
+    (output / run_files.SHIFTS).unlink(missing_ok=True)
     return result

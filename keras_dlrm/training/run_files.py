@@ -21,6 +21,8 @@ DATA, PREDICTIONS = "data.json", "predictions.npy"
 PAGE, FIGURES = "report.html", "report.json"
 # The checkpoint of a run that has not ended, and the place in the data that it is of.
 STATE, PLACE = "resume", "resume.npz"
+# What a calibrated model's logits were shifted by, until the result says so.
+SHIFTS = "shifts.json"
 # Checksums of what a tuning wrote; its trials are in a database.
 STUDY, DATABASE = "study.json", "study.db"
 # The processed directory of a run that was given a table, and what a stopped job leaves of it.
@@ -29,7 +31,7 @@ _PARTIAL = staging_directory(Path(LOG)).name
 # What a run writes; the rest of its folder is somebody else's.
 FILES = (
     f"{LOG}/**", f"{_PARTIAL}/**", MODEL, f"{STATE}/**", PLACE, RESULT, REPORT, PAGE, FIGURES, EXPERIMENT, DATA, PREDICTIONS, LOCK,
-    ".writing-*/**",
+    SHIFTS,     ".writing-*/**",
     "tensorboard/train/events.out.tfevents.*", "tensorboard/validation/events.out.tfevents.*",
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from keras import ops
 
 import keras_dlrm as kd
 from keras_dlrm.checkpoint.reading import read
-from keras_dlrm.checkpoint.state import state_of
+from keras_dlrm.checkpoint.state import Piece, state_of
 from keras_dlrm.files.checksums import sealed
 from keras_dlrm.files.marker import MARKER
 from keras_dlrm.files.ownership import lock
@@ -406,3 +406,36 @@ def test_gradients_that_are_being_accumulated_come_back(tmp_path):
     np.testing.assert_allclose(train(again, data[4:]), expected, rtol=1e-6)
     for name, table in model.embedding_tables().items():
         np.testing.assert_allclose(again.embedding_tables()[name], table, rtol=1e-5, atol=1e-7)
+
+
+@suite_on("torch")
+@pytest.mark.parametrize("table", ["x" * 250, "列" * 60], ids=["long", "of many bytes"])
+def test_tables_of_long_names_are_saved(table, tmp_path):
+    schema = kd.Schema(categorical=[kd.Categorical(f"{i}", 7, table=f"{table}{i}") for i in range(2)])
+    model = kd.models.DLRM(schema, 4, top_mlp=[1], seed=0)
+    kd.checkpoint.save(model, tmp_path, step=1)
+    other = kd.models.DLRM(schema, 4, top_mlp=[1], seed=1)
+    kd.checkpoint.restore(other, tmp_path)
+    for name, rows in model.embedding_tables().items():
+        np.testing.assert_array_equal(other.embedding_tables()[name], rows)
+    assert kd.checkpoint.verify(tmp_path) == [1]
+
+
+@suite_on("torch")
+def test_nothing_is_written_any_more_where_a_part_cannot_be_read(tmp_path, monkeypatch):
+    model = build()
+    read, parts = Piece.read, []
+
+    def failing(piece, start, stop):
+        parts.append(piece)
+        if len(parts) == 3:
+            raise RuntimeError("no longer there")
+        return read(piece, start, stop)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Piece, "read", failing)
+        with pytest.raises(RuntimeError, match="no longer there"):
+            kd.checkpoint.save(model, tmp_path, step=1)
+    assert not list(tmp_path.iterdir())
+    kd.checkpoint.save(model, tmp_path, step=1)
+    assert kd.checkpoint.verify(tmp_path) == [1]

@@ -1,7 +1,5 @@
 """Logits shifted to the click rate of a part: every kind of last layer, labels one by one, and what stays as it is."""
 
-import json
-
 import keras
 import numpy as np
 import pytest
@@ -9,7 +7,8 @@ from helpers.zoo import MODELS
 
 import keras_dlrm as kd
 from keras_dlrm.data.synthetic import PlantedClickLog
-from keras_dlrm.training.calibrating import calibrate
+from keras_dlrm.training import run
+from keras_dlrm.training.calibrating import calibrate, lacking
 from keras_dlrm.training.callbacks import predictions
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.run import train
@@ -59,18 +58,92 @@ def test_means_become_click_rates_and_ranks_stay(name, tmp_path):
     assert calibrate(model, part, 500) == {}  # within noise
 
 
-def test_a_run_keeps_the_model_whose_clicks_are_those_of_the_newest_part(tmp_path):
+class Hidden(kd.models.ClickModel):
+    """A last layer behind a bias that moves all logits alike, but only as long as they are positive."""
+
+    def __init__(self, schema, **options):
+        super().__init__(schema, **options)
+        self.hidden = keras.layers.Dense(1, "relu", kernel_initializer="zeros", bias_initializer="ones")
+        self.last = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+
+    def logits(self, inputs, training=None):
+        return self.last(self.hidden(inputs["dense"]))
+
+
+def test_a_bias_that_cannot_take_the_whole_shift_stays(tmp_path):
+    model = Hidden(kd.Schema(["x"], [kd.Categorical("a", 5)]))
+    part = Part(model.schema, tmp_path / "log")
+    before = predictions(model, part, 500)
+    assert calibrate(model, part, 500) == {}
+    np.testing.assert_array_equal(predictions(model, part, 500), before)
+
+
+def test_a_label_of_rare_clicks_is_shifted(tmp_path):
+    model = kd.models.LogisticRegression(kd.Schema(["x"], [kd.Categorical("a", 5)]))
+    part = Part(model.schema, tmp_path / "log")
+    model.linear.bias.assign([-11.0])
+    assert calibrate(model, part, 500)["label"] > 8
+    assert predictions(model, part, 500).mean() == pytest.approx(0.1, abs=1e-4)
+
+
+def test_the_second_label_of_esmm_is_that_of_rows_with_the_first(tmp_path):
+    model = MODELS["labels of autoint"].make()
+    part = Part(model.schema, tmp_path / "log")
+    rows = np.arange(2000)
+    part.labels = np.stack([rows % 4 == 0, rows % 8 == 0], axis=1).astype(float)
+    calibrate(model, part, 500, esmm=True)
+    p = predictions(model, part, 500)
+    assert p[:, 0].mean() == pytest.approx(0.25, abs=1e-4) and p[rows % 4 == 0, 1].mean() == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.neutral
+def test_few_clicks_and_weights_of_nothing_say_nothing():
+    few = np.arange(1000) < 9
+    assert lacking(few, np.full(1000, 0.5)) == lacking(~few, np.full(1000, 0.5)) == 0.0
+    assert lacking(np.arange(1000) < 100, np.full(1000, 0.5), np.where(np.arange(1000) < 100, 0.0, 1.0)) == 0.0
+
+
+def log_in(folder):
     schema = kd.Schema(dense=["x"], categorical=[kd.Categorical("a", 20), kd.Categorical("b", 20)])
-    log = PlantedClickLog(schema, seed=0).write(tmp_path / "log", {"train": 2000, "valid": 2000, "test": 500})
-    model = {"type": "DLRM", "embedding_dim": 4, "bottom_mlp": [4], "top_mlp": [4, 1]}
-    few = Experiment(model, optimizer={"name": "adam", "learning_rate": 1e-5}, batch_size=500)  # untrained, as it were
-    plain = train(few, log, tmp_path / "plain")
-    result = train(few.override({"calibrate": True}), log, tmp_path / "run")
+    return PlantedClickLog(schema, seed=0).write(folder / "log", {"train": 2000, "valid": 2000, "test": 500})
+
+
+MODEL = {"type": "DLRM", "embedding_dim": 4, "bottom_mlp": [4], "top_mlp": [4, 1]}
+# Untrained, as it were.
+FEW = Experiment(MODEL, optimizer={"name": "adam", "learning_rate": 1e-5}, batch_size=500)
+
+
+def test_a_run_keeps_the_model_whose_clicks_are_those_of_the_validation_part(tmp_path):
+    log = log_in(tmp_path)
+    plain = train(FEW, log, tmp_path / "plain")
+    result = train(FEW.override({"calibrate": True}), log, tmp_path / "run")
     assert plain["shifts"] == {} and abs(plain["valid"]["calibration"] - 1) > 0.1
     assert list(result["shifts"]) == ["label"] and result["valid"]["calibration"] == pytest.approx(1, abs=1e-4)
     assert result["test"]["auc"] == pytest.approx(plain["test"]["auc"], abs=1e-6)
     assert result["test"]["logloss"] < plain["test"]["logloss"]
     saved = keras.saving.load_model(tmp_path / "run" / "model.keras")
-    kept = json.loads((tmp_path / "run" / "result.json").read_text())
     assert predictions(saved, log.split("valid"), 500).mean() == pytest.approx(np.mean(log.split("valid").labels), abs=1e-4)
-    assert kept["shifts"] == result["shifts"]
+    rates = [next(row for row in each["baselines"] if row["model"] == "click rate") for each in (plain, result)]
+    assert abs(rates[1]["calibration"] - 1) < 0.2 and not (tmp_path / "run" / "shifts.json").exists()
+
+
+def test_a_run_that_ends_between_its_model_and_its_result_says_what_was_shifted(tmp_path, monkeypatch):
+    log, chosen = log_in(tmp_path), FEW.override({"calibrate": True})
+    whole = train(chosen, log, tmp_path / "whole")
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "_reported", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(chosen, log, tmp_path / "run")
+    result = train(chosen, log, tmp_path / "run", resume=True)
+    assert result["shifts"] == pytest.approx(whole["shifts"]) and result["test"] == pytest.approx(whole["test"])
+
+
+@pytest.mark.neutral
+def test_without_a_test_part_there_is_no_shift_to_score(tmp_path):
+    schema = kd.Schema(dense=["x"], categorical=[kd.Categorical("a", 20), kd.Categorical("b", 20)])
+    log = PlantedClickLog(schema, seed=0).write(tmp_path / "log", {"train": 2000, "valid": 2000})
+    assert train(FEW.override({"calibrate": True}), log, tmp_path / "run")["shifts"] == {}
