@@ -33,15 +33,16 @@ def calibrate(model: Any, part: Any, batch_size: int, esmm: bool = False) -> dic
     Returns:
         Shifts of logits by label; labels that stayed as they were are left out.
     """
-    expected = predictions(model, part, batch_size).reshape(len(part), -1)
+    expected = _columns(model, part, batch_size)
     labels, weights = np.asarray(part.labels, np.float64).reshape(len(part), -1), part.sample_weights()
     shifts = {}
     for i, name in enumerate(part.schema.labels):
         known = ~np.isnan(labels[:, i]) & ((labels[:, 0] == 1) if esmm and i else True)
         own = labels[known, i], expected[known, i], None if weights is None else np.asarray(weights)[known]
         shift = lacking(*own)
-        if shift and _shift_bias(model, part, batch_size, i, shift):
-            shifts[name] = shift
+        shifted = _shift_bias(model, part, batch_size, expected, i, shift) if shift else None
+        if shifted is not None:
+            expected, shifts[name] = shifted, shift
     return shifts
 
 
@@ -95,15 +96,20 @@ def lacking(labels: Any, expected: Any, weights: Any = None) -> float:
     return (low + high) / 2
 
 
-def _shift_bias(model: Any, part: Any, batch_size: int, label: int, shift: float) -> bool:
-    """Shift the logits of a label, and of no other, by a bias; false where there is none that does so for all rows."""
+def _shift_bias(model: Any, part: Any, batch_size: int, expected: np.ndarray, label: int, shift: float) -> np.ndarray | None:
+    """Shift the logits of a label, and of no other, by a bias: the predictions then; `None` where none does so for all rows.
+
+    `expected` are the predictions for the part before, (N, T) of T labels.
+    """
     rows = np.unique(np.linspace(0, len(part) - 1, min(_PROBED, batch_size)).astype(np.int64))
     batch = part.take(rows)[0]
 
     def probed() -> np.ndarray:
         return logits_of(np.asarray(model.predict_on_batch(batch), np.float64))
 
-    before, all_before = probed(), None
+    before = probed()
+    wanted = expected.copy()
+    wanted[:, label] = sigmoid(logits_of(expected[:, label]) + shift)
     for variable in reversed(model.weights):
         if variable.path.rpartition("/")[2] != "bias" or tuple(variable.shape) not in {(1,), before.shape[1:]}:
             continue
@@ -111,23 +117,18 @@ def _shift_bias(model: Any, part: Any, batch_size: int, label: int, shift: float
         one = np.zeros_like(value)
         one[label if len(one) > 1 else 0] = 1.0
         variable.assign(value + one)
-        change = probed()[:, label] - before[:, label]
-        slope = np.median(change)
-        if np.isfinite(slope) and abs(slope) > 0.1:
-            variable.assign(value)
-            all_before = predictions(model, part, batch_size).reshape(len(part), -1) if all_before is None else all_before
+        slope = np.median(probed()[:, label] - before[:, label])
+        if abs(slope) > 0.1:
             variable.assign(value + one * (shift / slope))
-            if _is_shift(all_before, predictions(model, part, batch_size).reshape(len(part), -1), label, shift):
-                return True
+            after = _columns(model, part, batch_size)
+            if np.allclose(after, wanted, rtol=0.01, atol=1e-5):  # float32, and bfloat16 before it, leave no more of them
+                return after
         variable.assign(value)
-    return False
+    return None
 
 
-def _is_shift(before: np.ndarray, after: np.ndarray, label: int, shift: float) -> bool:
-    wanted = before.copy()
-    wanted[:, label] = sigmoid(logits_of(before[:, label]) + shift)
-    # Within what a last layer's float32, or what comes before it in bfloat16, leaves of probabilities.
-    return bool(np.allclose(after, wanted, rtol=0.01, atol=1e-5))
+def _columns(model: Any, part: Any, batch_size: int) -> np.ndarray:
+    return predictions(model, part, batch_size).reshape(len(part), -1)
 
 
 def logits_of(probabilities: np.ndarray) -> np.ndarray:

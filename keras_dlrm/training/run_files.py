@@ -31,7 +31,7 @@ _PARTIAL = staging_directory(Path(LOG)).name
 # What a run writes; the rest of its folder is somebody else's.
 FILES = (
     f"{LOG}/**", f"{_PARTIAL}/**", MODEL, f"{STATE}/**", PLACE, RESULT, REPORT, PAGE, FIGURES, EXPERIMENT, DATA, PREDICTIONS, LOCK,
-    SHIFTS,     ".writing-*/**",
+    SHIFTS, ".writing-*/**",
     "tensorboard/train/events.out.tfevents.*", "tensorboard/validation/events.out.tfevents.*",
 )  # fmt: skip
 
