@@ -52,7 +52,7 @@ class Experiment:
         averaging: Decay per step of an exponential moving average of the weights, which is scored and saved in their place;
             0: none.
         calibrate: Whether the best model's logits are shifted to the click rate of the validation part, where the clicks that it
-            expects there differ by more than two standard errors; only where there is a test part, and for labels with a bias.
+            expects there differ by more than four standard errors; only where there is a test part, and for labels with a bias.
         reasons: Reason for a value by its key, such as `"model.dropout"`; `save` writes them as comments.
 
     Example:
