@@ -7,9 +7,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from keras_dlrm.metrics import Difference, paired_difference, scores
-from keras_dlrm.training.calibrating import lacking, logits_of, sigmoid
+from keras_dlrm.training.calibrating import lacking, logits_of
 from keras_dlrm.training.experiment import Experiment
-from keras_dlrm.training.linear import LinearModel
+from keras_dlrm.training.linear import LinearModel, sigmoid
 from keras_dlrm.training.recipe import recipe
 
 RATE, LOGISTIC = "click rate", "logistic regression"

@@ -10,6 +10,7 @@ from keras import ops
 from keras_dlrm.files.checksums import digest, read_json
 from keras_dlrm.files.durable import whole, write
 from keras_dlrm.training.callbacks import predictions
+from keras_dlrm.training.linear import sigmoid
 
 # Standard errors within which a difference counts as noise: by two or three, small logs of even click rates were shifted at times,
 # and their test parts were the worse for it. And clicks, and other rows, without which there is no telling.
@@ -136,8 +137,3 @@ def logits_of(probabilities: np.ndarray) -> np.ndarray:
     """Logits of probabilities, which are at least 1e-12 from 0 and 1 for it."""
     p = np.clip(probabilities, 1e-12, 1 - 1e-12)
     return np.log(p) - np.log1p(-p)  # type: ignore[no-any-return]
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of logits."""
-    return 1 / (1 + np.exp(-logits))  # type: ignore[no-any-return]

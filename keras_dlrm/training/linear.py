@@ -97,7 +97,7 @@ class LinearModel:
 
     def predict(self, part: Any) -> np.ndarray:
         """p(click) of a `Split`, float64 (N,)."""
-        return np.concatenate([_sigmoid(self._logits(*self._inputs(batch))) for batch, *_ in part.batches(_BLOCK)])
+        return np.concatenate([sigmoid(self._logits(*self._inputs(batch))) for batch, *_ in part.batches(_BLOCK)])
 
     def _prepare(self, part: Any, chosen: np.ndarray) -> np.ndarray:
         """Take the click rate and the dense columns' statistics; the penalty of each weight at each of its appearances."""
@@ -152,7 +152,7 @@ class LinearModel:
     def _step(self, values: tuple[np.ndarray, ...], pull: np.ndarray, squares: np.ndarray, sums: np.ndarray) -> None:
         """One step of Adagrad; `sums` is 0 before and after."""
         slots, factors, labels, weights = values
-        error = (_sigmoid(self._logits(slots, factors)) - labels) * weights
+        error = (sigmoid(self._logits(slots, factors)) - labels) * weights
         flat = slots.reshape(-1)
         # A weight that appears twice is updated twice in the same way, from the sum of both gradients.
         gradient = (error[:, None] * factors).reshape(-1).astype(np.float32) + pull[flat] * self._weights[flat]
@@ -210,5 +210,6 @@ def _row_weights(part: Any, rows: np.ndarray) -> np.ndarray:
     return np.ones(len(rows), np.float32) if weights is None else weights
 
 
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of logits, float64; beyond 30 from 0 they are those of 30."""
     return 1 / (1 + np.exp(-np.clip(logits, -30, 30).astype(np.float64)))  # type: ignore[no-any-return]
