@@ -12,12 +12,10 @@ from typing import Any
 
 import keras
 from keras import ops
-
-# Keras exports no name for what `fit` makes of a dataset.
-from keras.src.trainers import data_adapters
 from limits import BACKEND, compiled, wait
 
 from keras_dlrm import backend
+from keras_dlrm.backend.private_keras import get_data_adapter
 from keras_dlrm.embeddings.lookup import Lookup, LookupTape, is_table, taped
 
 if BACKEND == "tensorflow":
@@ -183,7 +181,7 @@ class StagedStep:
 
 def input_seconds(dataset: Any) -> float:
     """Seconds a batch takes from the file to tensors on the device, the way it takes in `fit`."""
-    adapter = data_adapters.get_data_adapter(dataset)
+    adapter = get_data_adapter(dataset)
     make = {"tensorflow": "get_tf_dataset", "jax": "get_jax_iterator", "torch": "get_torch_dataloader"}[BACKEND]
     batches = iter(getattr(adapter, make)())
     next(batches)

@@ -9,7 +9,7 @@ from keras_dlrm.schema.crosses import Crossed
 from keras_dlrm.schema.open_vocabulary import Open
 from keras_dlrm.schema.schema import Categorical, Dense, Schema
 from keras_dlrm.schema.vectors import ContentVector, SemanticIds
-from keras_dlrm.support.lazy import lazy, register_later
+from keras_dlrm.support.lazy import after_keras, lazy
 
 if TYPE_CHECKING:
     from keras_dlrm import (
@@ -58,5 +58,11 @@ def register() -> None:
         importlib.import_module(f"keras_dlrm.{name}")
 
 
+def _register_later() -> None:
+    from keras_dlrm.backend.private_keras import register_when_looked_up  # it imports Keras
+
+    register_when_looked_up("keras_dlrm", register)
+
+
 # `import keras_dlrm` is enough to load a model.
-register_later("keras_dlrm", register)
+after_keras(_register_later)

@@ -1,4 +1,4 @@
-"""Private names of Keras 3.15 that the package cannot do without, each with its reason."""
+"""Private names of Keras 3.15 that the package cannot do without, each with its reason, and with its upstream issue if any."""
 
 import functools
 import importlib
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+from keras.src.backend.common.global_state import get_global_attribute
 
 # Whether Keras traces a function of state (JAX), or a model whose layers it builds: variables have no values to write then.
 from keras.src.backend.common.stateless_scope import in_stateless_scope
@@ -16,6 +17,8 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 # The class that `keras.Model(inputs, outputs)` makes; the public name makes an object of it, and is not a base of it.
 from keras.src.models.functional import Functional
+from keras.src.optimizers.base_optimizer import BaseOptimizer
+from keras.src.saving import object_registration as registration
 
 # Adapters of data: `fit` takes one in place of data, which is the one way to see, check or divide each batch that it reads.
 from keras.src.trainers.data_adapters import get_data_adapter, is_tf_dataset, is_torch_dataloader
@@ -57,6 +60,24 @@ def without_tensorflow() -> Iterator[None]:
     finally:
         if unasked:
             _tensorflow._available = None
+
+
+class _Registered(dict[str, Any]):
+    """Keras's registered classes by name, which asks for those of a package when one is looked up."""
+
+    def __init__(self, known: dict[str, Any], package: str, register: Callable[[], None]) -> None:
+        super().__init__(known)
+        self.prefix, self.register = f"{package}>", register
+
+    def __contains__(self, name: object) -> bool:
+        if not super().__contains__(name) and isinstance(name, str) and name.startswith(self.prefix):
+            self.register()
+        return super().__contains__(name)
+
+
+def register_when_looked_up(package: str, register: Callable[[], None]) -> None:
+    """Have Keras call `register`, which imports classes, when it looks for a class `package>Name` that it does not know."""
+    registration.GLOBAL_CUSTOM_OBJECTS = _Registered(registration.GLOBAL_CUSTOM_OBJECTS, package, register)
 
 
 class WrappedAdapter(DataAdapter):
@@ -178,8 +199,6 @@ class OpenPyDataset(PyDatasetAdapter):
 
 def writes_hdf5() -> bool:
     """Whether Keras's HDF5 writer asks for a configuration; it calls no method of the model that could refuse."""
-    from keras.src.backend.common.global_state import get_global_attribute
-
     return bool(get_global_attribute("use_legacy_config", False))
 
 
@@ -229,10 +248,7 @@ def rate_of(optimizer: Any) -> Any:
 
 
 def forget(layer: Any, metric: Any) -> None:
-    """Undo that a metric was an attribute of a model.
-
-    Keras continues with one that is replaced, see https://github.com/keras-team/keras/pull/22105, which was not merged.
-    """
+    """Undo that a metric was an attribute of a model; see https://github.com/keras-team/keras/pull/22105, which was not merged."""
     layer._tracker.untrack(metric)
 
 
@@ -248,8 +264,6 @@ def check_known(optimizer: Any, variable: Any) -> None:
 
 def sum_in_replicas(optimizer: Any) -> None:
     """Have an optimizer of TensorFlow's leave gradients as they are; its own update would add them up over replicas once more."""
-    from keras.src.optimizers.base_optimizer import BaseOptimizer
-
     optimizer._backend_update_step = functools.partial(BaseOptimizer._backend_update_step, optimizer)
 
 

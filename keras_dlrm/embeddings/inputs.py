@@ -51,9 +51,34 @@ def of_width(who: str, name: str, values: Any, width: int) -> Any:
     """
     check_dense(f"{who}batch[{name!r}]", values)
     values = backend.with_width(values, width)
-    if len(values.shape) != 2 or values.shape[1] != width:
-        raise ValueError(f"{who}batch[{name!r}] has shape {tuple(values.shape)}; the schema needs (B, {width}).")
+    _check_width(who, name, values.shape, width)
     return values
+
+
+def check_array(who: str, name: str, values: Any, width: int) -> None:
+    """`of_width`'s errors and those of ids, for an array before a model has it; a shape that is not known is not checked."""
+    check_dense(f"{who}batch[{name!r}]", values)
+    shape = getattr(values, "shape", None)
+    if shape is not None and getattr(shape, "rank", 2) is not None:
+        _check_width(who, name, [width if n is None else n for n in shape], width)
+    if name == "sparse" and shape is not None:
+        _check_integer(keras.backend.standardize_dtype(values.dtype))
+
+
+def input_widths(schema: Schema) -> dict[str, int]:
+    """Widths of a packed batch's arrays by name."""
+    widths = {"dense": schema.n_dense, "sparse": schema.width, "weights": schema.width}
+    return {name: widths[name] for name in schema.input_names}
+
+
+def _check_width(who: str, name: str, shape: Sequence[int], width: int) -> None:
+    if len(shape) != 2 or shape[1] != width:
+        raise ValueError(f"{who}batch[{name!r}] has shape {tuple(shape)}; the schema needs (B, {width}).")
+
+
+def _check_integer(dtype: str) -> None:
+    if "int" not in dtype:
+        raise TypeError(f"batch['sparse'] has dtype {dtype}; ids must be integers (int32 or int64).")
 
 
 def signed(ids: Any) -> Any:
@@ -77,8 +102,7 @@ def ids_and_weights(inputs: Any, schema: Schema) -> tuple[Any, Any]:
     check_dense("batch['sparse']", inputs)
     sparse = ops.convert_to_tensor(inputs)
     dtype = keras.backend.standardize_dtype(sparse.dtype)
-    if "int" not in dtype:
-        raise TypeError(f"batch['sparse'] has dtype {dtype}; ids must be integers (int32 or int64).")
+    _check_integer(dtype)
     sparse = of_width("", "sparse", sparse, schema.width)
     if dtype in ("uint32", "uint64"):
         sparse = signed(sparse)

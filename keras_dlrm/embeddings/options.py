@@ -44,6 +44,7 @@ class EmbeddingOptions:
         checked = {
             "embedding_dim": dim,
             "embedding_dropout": number(who, "embedding_dropout", self.embedding_dropout, below=1.0),
+            "init_scale": None if self.init_scale is None else number(who, "init_scale", self.init_scale),
             "embedding_options": _plain(self.embedding_options),
             "first_order": boolean(who, "first_order", self.first_order),
         }

@@ -28,6 +28,8 @@ def natural(name: str | os.PathLike[str]) -> tuple[list[str | int], str]:
 
 
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+# What stands in a path for each byte that is not UTF-8 (PEP 383).
+_NOT_UTF8 = "".join(map(chr, range(0xDC80, 0xDD00)))
 _BOM = b"\xef\xbb\xbf"
 # A file with more than this before its first letter is not an empty one.
 _HEAD = 2**16
@@ -157,6 +159,11 @@ def _link(folder: Path) -> Path:
     link = Path(links, "link")
     link.symlink_to(folder)
     return link
+
+
+def utf8_path(path: Path) -> Path:
+    """An absolute path to the same file or folder that is UTF-8: Polars takes no other."""
+    return plain_path(path, _NOT_UTF8)
 
 
 def as_typed(path: Path) -> str:

@@ -99,6 +99,8 @@ class CrossOptions:
 
     def __post_init__(self, who: str) -> None:
         object.__setattr__(self, "cross_layers", integer(who, "cross_layers", self.cross_layers))
+        if self.projection_dim is not None:
+            object.__setattr__(self, "projection_dim", integer(who, "projection_dim", self.projection_dim))
         if self.kind == "gated" and self.projection_dim is not None:
             raise ValueError(f"{who}: projection_dim={self.projection_dim!r}: gated cross layers have no low rank; leave it out.")
 

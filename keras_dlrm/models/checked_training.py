@@ -17,6 +17,7 @@ from keras_dlrm.schema.schema import Schema
 from keras_dlrm.sharding.part import Part
 from keras_dlrm.step import SparseStep
 from keras_dlrm.step.checked import bound_arguments, checked, is_read_by_batch
+from keras_dlrm.support.arguments import integer
 
 # Of Keras's methods tools see the parameters, and nothing else.
 _signature_of = functools.partial(functools.wraps, assigned=(), updated=())
@@ -47,6 +48,7 @@ class CheckedTraining(SparseStep):
                 `callbacks` has a `TerminateOnNaN`.
         """
         arguments = bound_arguments(keras.Model.fit, self, args, kwargs)
+        self._check_call("fit", arguments, "batch_size", "validation_batch_size")
         self.check_training(arguments["x"], arguments["batch_size"])
         if isinstance(arguments["x"], Part) and arguments["class_weight"] is not None:
             # Rows that fill up a part have a sample weight, alongside which Keras takes no weights of classes.
@@ -64,6 +66,7 @@ class CheckedTraining(SparseStep):
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as `keras.Model.evaluate` does; raises as `fit` does."""
         arguments = bound_arguments(keras.Model.evaluate, self, args, kwargs)
+        self._check_call("evaluate", arguments, "batch_size")
         checks = self._checks("evaluate")
         if not arguments.get(CACHED_EVALUATION):  # within `fit`, which has checked it
             arguments = self._checked(arguments, checks)
@@ -79,10 +82,11 @@ class CheckedTraining(SparseStep):
             ValueError: the split of another log, whose ids or dense values mean something else.
         """
         arguments = bound_arguments(keras.Model.predict, self, args, kwargs)
+        check_batch_size("predict", arguments, "batch_size")
         if self.prediction_of_no_rows is not None and has_no_rows(arguments["x"]):
             return self.prediction_of_no_rows.copy()
         self._check_schema("predict", arguments["x"])
-        check_ids("predict", arguments["x"])
+        self._check_inputs("predict", arguments["x"])
         if isinstance(arguments["x"], keras.utils.PyDataset):
             arguments["x"] = self.py_dataset(arguments["x"])
         with self.running():
@@ -92,6 +96,7 @@ class CheckedTraining(SparseStep):
         self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
     ) -> Any:
         """Train as `keras.Model.train_on_batch` does; raises as `fit` does."""
+        self._check_call("train_on_batch", {})
         self.check_training(None, batch=x)
         x, y, sample_weight = self._checked_batch("train_on_batch", x, y, sample_weight)
         with self.running():
@@ -99,18 +104,22 @@ class CheckedTraining(SparseStep):
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """Evaluate as `keras.Model.test_on_batch` does; raises as `fit` does."""
+        self._check_call("test_on_batch", {})
         x, y, sample_weight = self._checked_batch("test_on_batch", x, y, sample_weight)
         with self.running():
             return super().test_on_batch(*self.prepared_batch(x, y, sample_weight, None)[:3], return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Predict as `keras.Model.predict_on_batch` does; raises as `predict` does."""
-        check_ids("predict_on_batch", x)
+        self._check_inputs("predict_on_batch", x)
         return super().predict_on_batch(x)
 
     def check_training(self, x: Any, batch_size: int | None = None, batch: Any = None) -> None:
         """Raise where the model cannot train now on data `x` of `fit`, or on a `batch` of `train_on_batch`."""
         raise NotImplementedError
+
+    def check_arrays(self, who: str, x: Mapping[str, Any]) -> None:
+        """Raise where arrays by name are not what the model takes; subclasses that know say so."""
 
     def build_symbolically(self, *args: Any, **kwargs: Any) -> None:
         # Where Keras builds from the first batch of fit (JAX, torch) it hides any error but a ValueError in advice to
@@ -121,6 +130,19 @@ class CheckedTraining(SparseStep):
             if isinstance(error.__context__, TypeError):
                 raise error.__context__ from None
             raise
+
+    def _check_call(self, who: str, arguments: Mapping[str, Any], *sizes: str) -> None:
+        if not self.compiled:
+            raise ValueError(f"{who}: {self.name} is not compiled; call its compile, with an optimizer and a loss, before.")
+        check_batch_size(who, arguments, *sizes)
+
+    def _check_inputs(self, who: str, x: Any) -> None:
+        if isinstance(x, DataAdapter) or is_read_by_batch(x):
+            return
+        check_ids(who, x)
+        if isinstance(x, Mapping):
+            self.check_arrays(who, x)
+        check_alike(who, x)
 
     def _checks(self, who: str) -> Checks:
         return Checks(who, self.loss, self.sharded)
@@ -133,7 +155,7 @@ class CheckedTraining(SparseStep):
         if isinstance(x, DataAdapter):
             return arguments
         check_rows(checks.who, x)
-        check_ids(checks.who, x)
+        self._check_inputs(checks.who, x)
         y, sample_weight = checks.arrays(arguments["y"], arguments["sample_weight"])
         return {**arguments, "y": y, "sample_weight": sample_weight}
 
@@ -153,7 +175,7 @@ class CheckedTraining(SparseStep):
 
     def _checked_batch(self, who: str, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
         check_rows(who, x)
-        check_ids(who, x)
+        self._check_inputs(who, x)
         return (x, *self._checks(who).arrays(y, sample_weight))
 
 
@@ -182,10 +204,22 @@ def check_rows(who: str, x: Any) -> None:
 
 def check_ids(who: str, x: Any) -> None:
     """`TypeError` for sparse or ragged ids: some would be filled with zeros, which are ids. `ValueError` for masked values."""
-    if isinstance(x, DataAdapter) or is_read_by_batch(x):
-        return
     for leaf in x.values() if isinstance(x, Mapping) else x if isinstance(x, (list, tuple)) else [x]:
         if np.ma.is_masked(leaf):
             raise ValueError(f"{who}: an input has masked values; fill them, ids with -1.")
         if "int" in str(getattr(leaf, "dtype", "")):
             check_dense(f"{who}: an input of ids", leaf)
+
+
+def check_alike(who: str, x: Any) -> None:
+    """`ValueError` where arrays by name have different numbers of rows."""
+    rows = {name: v.shape[0] for name, v in x.items() if len(getattr(v, "shape", ()))} if isinstance(x, Mapping) else {}
+    if len(set(rows.values())) > 1:
+        raise ValueError(f"{who}: the inputs have different numbers of rows, {rows}; they must have the same rows.")
+
+
+def check_batch_size(who: str, arguments: Mapping[str, Any], *names: str) -> None:
+    """`ValueError` for a number of rows of a batch that is none."""
+    for name in names:
+        if arguments[name] is not None:
+            integer(who, name, arguments[name])

@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_dlrm.backend.private_keras import forget
 from keras_dlrm.embeddings.embedding_collection import EmbeddingCollection
-from keras_dlrm.embeddings.inputs import of_width
+from keras_dlrm.embeddings.inputs import check_array, input_widths, of_width
 from keras_dlrm.embeddings.not_finite import is_finite
 from keras_dlrm.embeddings.sparse_core.tpu_embedding import PREPROCESSED, TPUEmbedding
 from keras_dlrm.initializers import ReferenceBias, ReferenceKernel, new_seed, part_seed
@@ -161,9 +161,15 @@ class ClickModel(LabeledModel):
         return logits if return_logits else ops.sigmoid(logits)
 
     def _checked_inputs(self, inputs: Any) -> dict[str, Any]:
-        names = self.schema.input_names
         if not isinstance(inputs, Mapping):
-            raise TypeError(f"{self.name}: expected a packed batch (a dict with {list(names)}), not {type(inputs).__name__}.")
+            names = list(self.schema.input_names)
+            raise TypeError(f"{self.name}: expected a packed batch (a dict with {names}), not {type(inputs).__name__}.")
+        self._check_names(inputs)
+        widths = input_widths(self.schema)
+        return {n: of_width(f"{self.name}: ", n, x, widths[n]) if n in widths else x for n, x in inputs.items()}
+
+    def _check_names(self, inputs: Mapping[str, Any]) -> None:
+        names = self.schema.input_names
         for name in names:
             if name not in inputs:
                 raise ValueError(f"{self.name}: the batch has {sorted(inputs)}, {name!r} is missing; use schema.pack.")
@@ -173,8 +179,12 @@ class ClickModel(LabeledModel):
             if name not in names:
                 fix = "set weighted=True in the schema, or leave it out" if name == "weights" else "leave it out"
                 raise ValueError(f"{self.name}: the batch has {name!r}, but the schema needs {list(names)}; {fix}.")
-        widths = {"dense": self.schema.n_dense, "sparse": self.schema.width, "weights": self.schema.width}
-        return {n: of_width(f"{self.name}: ", n, x, widths[n]) if n in names else x for n, x in inputs.items()}
+
+    def check_arrays(self, who: str, x: Mapping[str, Any]) -> None:
+        # As `call` does, whose errors Keras surrounds with all that the model was called with.
+        self._check_names(x)
+        for name, width in input_widths(self.schema).items():
+            check_array(f"{self.name}: ", name, x[name], width)
 
     def build(self, input_shape: Any = None) -> None:
         self.built = True

@@ -1,7 +1,6 @@
 """Deep Learning Recommendation Model."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from keras_dlrm.layers.dense_encoding import encoded_columns
 from keras_dlrm.layers.dot_interaction import DotInteraction
 from keras_dlrm.layers.mlp import BottomMLP, MLPOptions
 from keras_dlrm.models.click_model import ClickModel
+from keras_dlrm.models.own_interaction import configuration, width_of
 from keras_dlrm.schema.schema import Schema
 from keras_dlrm.support.arguments import boolean, integer
 
@@ -94,9 +94,9 @@ class DLRM(ClickModel):
         self.self_interaction = boolean("DLRM", "self_interaction", self_interaction)
         self.concat_dense = boolean("DLRM", "concat_dense", concat_dense)
         interaction = _known(interaction)
-        self.interaction_kind = interaction if isinstance(interaction, str) else type(interaction).__name__
+        self.interaction_kind = interaction if isinstance(interaction, str) else "layer"
         _check_widths(schema, width, bottom, top)
-        self._check_options(cross, own=isinstance(interaction, keras.layers.Layer))
+        self._check_options(cross, interaction)
 
         # Layers
         self.first_order = tables.first_order
@@ -128,8 +128,7 @@ class DLRM(ClickModel):
 
         # Config
         if not isinstance(interaction, str):
-            interaction = keras.saving.serialize_keras_object(interaction)
-            interaction.pop("build_config", None)  # layers within it are built by a call alone
+            interaction = configuration(interaction)
         self._config = {
             **{name: value for name, value in top.config().items() if name != "units"},
             **{"cross_layers": cross.cross_layers, "projection_dim": projection_dim},
@@ -178,14 +177,15 @@ class DLRM(ClickModel):
         encoded = sum(column.encoding is not None for column in self.schema.dense)
         return len(self.schema.categorical) + bool(self.schema.dense) + encoded
 
-    def _check_options(self, cross: CrossOptions, own: bool) -> None:
-        kind = self.interaction_kind
+    def _check_options(self, cross: CrossOptions, interaction: Any) -> None:
+        kind, own = self.interaction_kind, not isinstance(interaction, str)
+        name = type(interaction).__name__ if own else kind
         if self.self_interaction and kind not in DOTS:
-            raise ValueError(f"DLRM: self_interaction=True needs interaction='dot' or 'cat_dot', not {kind!r}.")
+            raise ValueError(f"DLRM: self_interaction=True needs interaction='dot' or 'cat_dot', not {name!r}.")
         for field, value, default in (("cross_layers", cross.cross_layers, 3), ("projection_dim", cross.projection_dim, 512)):
             if kind != "cross" and value != default:
                 raise ValueError(
-                    f"DLRM: {field}={value!r} needs interaction='cross', not {kind!r}, which has no cross layers; leave it out."
+                    f"DLRM: {field}={value!r} needs interaction='cross', not {name!r}, which has no cross layers; leave it out."
                 )
         if self.concat_dense and (not (own or kind == "cross") or not self.schema.dense):
             lacking = "and dense columns, which the schema does not have" if own or kind == "cross" else f"not {kind!r}"
@@ -197,17 +197,7 @@ class DLRM(ClickModel):
         """n of the interaction's output (B, n) for vectors of a shape (1 + F, D); builds a layer of the user's own."""
         if self.interaction_kind in INTERACTIONS:
             return int(self.interaction.compute_output_shape((None, *shape))[1])
-        who = f"DLRM: interaction {self.interaction_kind} {self.interaction.name!r}"
-        vectors = f"vectors (B, {shape[0]}, {shape[1]})"
-        try:
-            outputs = self.interaction(ops.zeros((2, *shape), self.compute_dtype), training=False)
-        except Exception as error:
-            raise ValueError(f"{who} fails for {vectors}: {error}") from error
-        if len(getattr(outputs, "shape", ())) not in (2, 3) or outputs.shape[0] != 2:
-            got = tuple(getattr(outputs, "shape", ())) or type(outputs).__name__
-            allowed = "(B, n) or (B, m, k), one row for each of the batch"
-            raise ValueError(f"{who} maps two rows of {vectors} to {got}; it must give {allowed}.")
-        return math.prod(map(int, outputs.shape[1:]))
+        return width_of(self.interaction, shape, self.compute_dtype)
 
 
 def _known(interaction: Any) -> Any:

@@ -11,9 +11,9 @@ from keras_dlrm.parameter_server.placement import for_servers as for_servers
 from keras_dlrm.support.lazy import lazy
 
 if TYPE_CHECKING:
-    from keras_dlrm.parameter_server.job import ParameterServerTraining as ParameterServerTraining
-    from keras_dlrm.parameter_server.job import ServerLostError as ServerLostError
+    from keras_dlrm.parameter_server.chief import ParameterServerTraining as ParameterServerTraining
+    from keras_dlrm.parameter_server.chief import ServerLostError as ServerLostError
     from keras_dlrm.parameter_server.server import serve as serve
 
 __all__ = ["SERVER_LOST", "ParameterServerTraining", "ServerLostError", "for_servers", "launch", "serve", "task"]
-__getattr__, __dir__ = lazy(__name__, {"ParameterServerTraining": "job", "ServerLostError": "job", "serve": "server"})
+__getattr__, __dir__ = lazy(__name__, {"ParameterServerTraining": "chief", "ServerLostError": "chief", "serve": "server"})

@@ -14,6 +14,7 @@ import polars as pl
 from keras_dlrm.files.checksums import Done, digest, read_sealed, sealed
 from keras_dlrm.files.durable import full_disk, publish, workspace, write
 from keras_dlrm.files.inventory import check_contents, check_sizes
+from keras_dlrm.files.paths import utf8_path
 from keras_dlrm.retrieval.lists import Lists
 from keras_dlrm.retrieval.search import VECTORS
 from keras_dlrm.schema.schema import Schema
@@ -83,7 +84,7 @@ def load(path: str | os.PathLike[str]) -> Content:
     folder = Path(path)
     described, places = check(folder)
     arrays = {name: places[file] for name, file in described["arrays"].items()}
-    ids = pl.read_parquet(arrays.pop(_IDS).absolute(), glob=False).to_series()
+    ids = pl.read_parquet(utf8_path(arrays.pop(_IDS)), glob=False).to_series()
     read = {name: _read(place) for name, place in arrays.items()}
     lists = Lists(read["centers"], read["members"]) if "centers" in read else None
     return Content(
@@ -119,7 +120,7 @@ def _written(folder: Path, name: str, values: Any) -> tuple[str, dict[str, Any]]
     with workspace(folder / name) as aside:
         written = aside / f"{name}.{ending}"
         if isinstance(values, pl.Series):
-            values.to_frame().write_parquet(written.absolute())
+            values.to_frame().write_parquet(utf8_path(written))
         else:
             # NumPy's files know no bfloat16.
             np.save(written, values.view(np.uint16) if values.dtype == ml_dtypes.bfloat16 else values)

@@ -53,8 +53,8 @@ def dense_values(name: str, values: Any) -> np.ndarray:
         raise ValueError(f"pack: dense column {name!r} has shape {array.shape}; it must be (B,).")
     if array.dtype.kind == "f" and np.isnan(array).any():
         raise ValueError(
-            f"pack: dense column {name!r}: value nan in row {int(np.argmax(np.isnan(array)))}; it must be a finite float32, and "
-            "None, NaN and masked values are missing. Fill or drop it, as a preprocessor does."
+            f"pack: dense column {name!r}: value nan in row {int(np.argmax(np.isnan(array)))} is missing, as None, NaN and masked "
+            "values are; each must be a finite float32. Fill it or drop the row, or have a preprocessor do so."
         )
     return float32(f"dense column {name!r}", array)
 

@@ -16,6 +16,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from keras_dlrm.files.durable import check_file, publish, workspace
+from keras_dlrm.files.paths import utf8_path
 
 Columns = dict[str, "pl.DataType | type[pl.DataType]"]
 ENDINGS = ".parquet, .csv, .tsv (the last two also .gz)"
@@ -79,7 +80,7 @@ class TableOutput:
             with self._disk():
                 self._writer.close()
                 if self._format == "parquet":
-                    arrived = int(pl.scan_parquet(self._written.absolute(), glob=False).select(pl.len()).collect().item())
+                    arrived = int(pl.scan_parquet(utf8_path(self._written), glob=False).select(pl.len()).collect().item())
                     if arrived != self.rows:
                         raise RuntimeError(f"{self.path}: {arrived} of {self.rows} rows arrived in the file; it was not kept.")
                 check_place(self.path, self._overwrite)

@@ -1,6 +1,5 @@
-"""Lazy imports: modules and names of a package on first use, and classes that saved models need."""
+"""Lazy imports: modules and names of a package on first use, and what waits for Keras."""
 
-import functools
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -45,16 +44,15 @@ def lazy(
     return get, lambda: sorted({*namespace, *namespace["__all__"]})
 
 
-def register_later(package: str, register: Callable[[], None]) -> None:
-    """Have Keras call `register` when it looks for a class `package>Name` that it does not know.
+def after_keras(then: Callable[[], None]) -> None:
+    """Call a function once Keras is imported, or now where it is.
 
-    It imports the modules whose classes are registered. Keras is not imported here: a program may choose its backend
-    later.
+    Keras is not imported here: a program may choose its backend later.
     """
     if "keras" in sys.modules:
-        _install(package, register)
+        then()
     else:
-        sys.meta_path.insert(0, _KerasFinder(functools.partial(_install, package, register)))
+        sys.meta_path.insert(0, _KerasFinder(then))
 
 
 class _KerasFinder(importlib.abc.MetaPathFinder):
@@ -79,22 +77,3 @@ class _KerasFinder(importlib.abc.MetaPathFinder):
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
-
-
-class _Registered(dict[str, Any]):
-    """Keras's registered classes by name, which asks for those of a package when one is looked up."""
-
-    def __init__(self, known: dict[str, Any], package: str, register: Callable[[], None]) -> None:
-        super().__init__(known)
-        self.prefix, self.register = f"{package}>", register
-
-    def __contains__(self, name: object) -> bool:
-        if not super().__contains__(name) and isinstance(name, str) and name.startswith(self.prefix):
-            self.register()
-        return super().__contains__(name)
-
-
-def _install(package: str, register: Callable[[], None]) -> None:
-    # Keras has no public way to register a name without its class.
-    registration = importlib.import_module("keras.src.saving.object_registration")
-    registration.GLOBAL_CUSTOM_OBJECTS = _Registered(registration.GLOBAL_CUSTOM_OBJECTS, package, register)  # type: ignore[attr-defined]

@@ -109,7 +109,7 @@ def numpy_dlrm(model, parts):
     vectors = [] if parts.vectors is None else list(parts.vectors.transpose(1, 0, 2))
     all_vectors = np.stack([*first, *vectors], 1)
     flat = all_vectors.reshape(len(all_vectors), -1)
-    kind = model.interaction_kind
+    kind = model.interaction_kind if model.interaction_kind != "layer" else type(model.interaction).__name__
     if kind in ("dot", "cat_dot"):
         x = [*first] if kind == "dot" else [flat]
         x.append(layers.dot(model.interaction, all_vectors))

@@ -113,7 +113,7 @@ class BatchCut:
     shard: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
-        integer("BatchCut", "batch_size", self.batch_size)
+        integer("batches", "batch_size", self.batch_size)
         if self.last not in LASTS:
             raise ValueError(f"last={self.last!r} is unknown; use one of {LASTS}.")
         object.__setattr__(self, "shard", check_shard(self.shard))

@@ -13,7 +13,7 @@ from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.vocabulary import TEXT, Keys, Vocabulary
 from keras_dlrm.files.checksums import CHECKSUM, digest, read_json, sealed, unsealed
 from keras_dlrm.files.durable import publish, workspace, write
-from keras_dlrm.files.paths import inside
+from keras_dlrm.files.paths import inside, utf8_path
 from keras_dlrm.schema.schema import Schema
 
 FILE = "preprocessor.json"
@@ -74,7 +74,7 @@ def _save_vocabulary(vocabulary: Vocabulary, directory: Path, number: int) -> tu
     """Checksum and name of the file. The name has a part of the checksum: no file of an earlier save is written over."""
     with workspace(directory / f"vocabulary_{number:03d}") as folder:
         written = folder / "vocabulary.parquet"
-        pl.DataFrame({"key": vocabulary.values, "id": vocabulary.ids}).write_parquet(written.absolute())
+        pl.DataFrame({"key": vocabulary.values, "id": vocabulary.ids}).write_parquet(utf8_path(written))
         checksum = digest(written)
         name = f"vocabulary_{number:03d}.{checksum[:12]}.parquet"
         publish(written, directory / name)
@@ -110,7 +110,7 @@ def _load_vocabulary(path: Path, name: str, entry: Mapping[str, Any]) -> Vocabul
     file = inside(path.parent, entry["file"], path)
     try:
         checksum = digest(file)
-        table = pl.read_parquet(file.absolute(), glob=False) if checksum == entry.get("sha256", checksum) else None
+        table = pl.read_parquet(utf8_path(file), glob=False) if checksum == entry.get("sha256", checksum) else None
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"{file}: the vocabulary of table {name!r} cannot be read ({error}); write it again.") from error
     if table is None:

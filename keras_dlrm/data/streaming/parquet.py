@@ -177,7 +177,7 @@ def _checked_rows(path: Path, names: Sequence[str]) -> int:
         return 0  # A column without values may be of any type, or not be there.
     for name in names:
         if name not in kinds:
-            raise KeyError(f"{path}: column {name!r} is missing; the file has {list(kinds)}.")
+            raise KeyError(f"{path}: column {name!r} is missing; it has {list(kinds)}.")
         kind = kinds[name]
         if not (kind.is_integer() or kind.is_float() or isinstance(kind, (pl.String, pl.Boolean, pl.Categorical, pl.Enum))):
             raise ValueError(f"{path}: column {name!r} is {kind}; tensorflow-io reads numbers, booleans and strings.")

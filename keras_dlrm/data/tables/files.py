@@ -81,7 +81,7 @@ def check_columns(files: Sequence[TableFile], names: Sequence[str]) -> None:
             continue
         for name in names:
             if name not in columns:
-                raise KeyError(f"{file.path}: column {name!r} is missing; the file has {columns}.")
+                raise KeyError(f"{file.path}: column {name!r} is missing; it has {columns}.")
             if columns.count(name) > 1:
                 raise ValueError(
                     f"{file.path}: column {name!r} occurs more than once in the header; rename or drop one of them."

@@ -13,6 +13,7 @@ import polars as pl
 from keras_dlrm.data.preprocessor import raw_columns as raw
 from keras_dlrm.data.preprocessor.block import Block, Faults, FrameBlock
 from keras_dlrm.data.tables.table_file import BLOCK_ROWS, TableFile, readable
+from keras_dlrm.files.paths import utf8_path
 from keras_dlrm.schema.packing import column_names
 
 # Rows that are decoded at once.
@@ -84,7 +85,7 @@ class ParquetFile(_Frames):
     def scan(self, names: Sequence[str] | None = None) -> pl.LazyFrame:
         # A writer without rows leaves an empty file. A file's name may look like a pattern, an address or a home.
         empty = not self.path.stat().st_size
-        table = pl.LazyFrame() if empty else pl.scan_parquet(self.path.absolute(), glob=False)
+        table = pl.LazyFrame() if empty else pl.scan_parquet(utf8_path(self.path), glob=False)
         return table if names is None else table.select(names)
 
 

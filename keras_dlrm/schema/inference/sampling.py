@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from keras_dlrm.files.paths import blank, folder_values, regular
+from keras_dlrm.files.paths import blank, folder_values, regular, utf8_path
 from keras_dlrm.files.table_paths import table_paths
 from keras_dlrm.support.values import is_missing
 
@@ -178,7 +178,7 @@ def _of_content(path: Path, csv: Any, rows: int) -> Sample | None:
 
 
 def _of_parquet(path: Path, rows: int) -> Sample:
-    table = pl.scan_parquet(path.absolute(), glob=False, hive_partitioning=False)
+    table = pl.scan_parquet(utf8_path(path), glob=False, hive_partitioning=False)
     total = table.select(pl.len()).collect().item()
     if total <= rows:
         return Sample(table.collect(), total, str(path))
