@@ -63,7 +63,7 @@ test-torch: $(STAMP)  ## pytest on torch
 
 test-io: $(IO_STAMP)  ## pytest of the streams on TensorFlow 2.16 with tensorflow-io
 	KERAS_BACKEND=tensorflow KERAS_DLRM_IO_LANE=1 PYTHONPATH=. $(IO_VENV)/bin/python -m pytest -n $(WORKERS) \
-		tests/io tests/data/test_preprocessor.py $(ARGS)
+		tests/io tests/data/test_preprocessor.py tests/data/test_preprocessor_dense.py $(ARGS)
 
 no-test-io:
 	@echo "test-io left out: no Python 3.11 or 3.12 on the PATH for TensorFlow 2.16; give one: make test-io IO_PYTHON=/path/to/python3.12"

@@ -6,53 +6,29 @@ import contextlib
 import os
 import shutil
 import socket
-import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
-from click.testing import CliRunner
+from helpers.owned import SCHEMA, packed, seen, trained
 
-import keras_dlrm as kd
-from keras_dlrm.cli import group
 from keras_dlrm.data import tables
-from keras_dlrm.data.packed.writer import PackedWriter, list_file
+from keras_dlrm.data.packed.writer import list_file
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-from keras_dlrm.export import torch_file
 from keras_dlrm.files import ownership
-from keras_dlrm.files.durable import check_replaced, clean, whole, workspace
 from keras_dlrm.files.ownership import MARKER, identity, mark
 from keras_dlrm.schema.schema import Categorical, Schema
-from keras_dlrm.scoring.output import TableOutput
-from keras_dlrm.training import run
-from keras_dlrm.training.experiment import Experiment
-from keras_dlrm.training.report import learning_curves_png
-from keras_dlrm.training.run_files import FILES
 
 pytestmark = pytest.mark.neutral
-SCHEMA = Schema(dense=["x"], label="click")
-
-
-def packed(output: Path) -> None:
-    with PackedWriter(output, SCHEMA, overwrite=True) as writer:
-        writer.append("train", {"dense": np.ones((2, 1), "float32")}, np.array([0, 1]))
 
 
 def preprocessed(output: Path) -> None:
     rows = output.parent / "rows.csv"
     rows.write_text("x,click\n1,0\n2,1\n")
     tables.preprocess(SCHEMA, rows, output=output, overwrite=True)
-
-
-def trained(output: Path) -> None:
-    """What `train` does before it trains."""
-    run._check_folder(output, False, True)
-    run._prepare(Experiment(), {}, output, True)
 
 
 COMMANDS = {"packed": packed, "preprocessed": preprocessed, "trained": trained}
@@ -101,16 +77,6 @@ class Place:
         os.close(mark(path, identity(kind, place)))
         self.foreign.append(path / MARKER)
         return path
-
-
-def seen(path: Path) -> Any:
-    """What a path is, with all that is below it."""
-    info = path.lstat()
-    if stat.S_ISLNK(info.st_mode):
-        return "link", os.readlink(path)
-    if stat.S_ISDIR(info.st_mode):
-        return "folder", info.st_ino
-    return (info.st_mode, info.st_ino, path.read_bytes() if stat.S_ISREG(info.st_mode) else None)
 
 
 def other_output(place: Place) -> None:
@@ -266,86 +232,6 @@ def test_an_output_of_an_earlier_release_is_deleted_by_hand(tmp_path: Path) -> N
         packed(tmp_path / "out")
 
 
-def save_csv(path: Path) -> None:
-    with TableOutput(path, {"p": pl.Float32}, overwrite=True) as output:
-        output.write(pl.DataFrame({"p": [0.5]}, output.columns))
-
-
-def replace_model(path: Path) -> None:
-    check_replaced("onnx", path, "model.onnx", lambda start: start == b"a model")
-    with whole(path) as written:
-        written.write_bytes(b"a model")
-
-
-def plan(path: Path, *arguments: object) -> None:
-    schema = path.parent.parent / f"{path.parent.name}.json"
-    Schema(dense=["x"], categorical=[Categorical("a", 4)], label="click").save(schema)
-    CliRunner().invoke(group, ["plan", "--schema", str(schema), *map(str, arguments), str(path)], catch_exceptions=False)
-
-
-WRITERS: dict[str, Callable[[Path], None]] = {
-    "out.csv": save_csv,
-    "out.npz": lambda path: torch_file.save({"a": np.ones(1)}, path, overwrite=True),
-    "out.onnx": replace_model,
-    "plan.json": lambda path: plan(path, "--world-size", 2, "--output"),
-    "plan.png": lambda path: plan(path, "--simulate", "1..2", "--plot"),
-}
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_files_replace_files_alone(name: str, tmp_path: Path) -> None:
-    victim, path = tmp_path / "victim", tmp_path / name
-    for make in (
-        lambda: path.symlink_to(victim), lambda: os.mkfifo(path), path.mkdir, lambda: (tmp_path / "x").symlink_to(victim),
-    ):  # fmt: skip
-        victim.write_text("mine")
-        make()
-        before = {each: seen(each) for each in tmp_path.iterdir()}
-        with contextlib.suppress(OSError):
-            WRITERS[name](path)
-        assert {each: seen(each) for each in before} == before
-        if path.is_dir() and not path.is_symlink():
-            path.rmdir()
-        else:
-            path.unlink(missing_ok=True)
-    for left in (f".{name}.0123abcd.writing", f".{name}.partial", f".{name}.writing"):
-        (tmp_path / left).symlink_to(victim)
-    WRITERS[name](path)
-    WRITERS[name](path)
-    assert victim.read_text() == "mine" and len(list(tmp_path.iterdir())) == 6
-
-
-@pytest.mark.parametrize("name", ["out.onnx", "plan.json", "plan.png"])
-def test_what_has_no_overwrite_does_not_take_the_place_of_another_file(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text('{"mine": 1}')
-    with pytest.raises(FileExistsError, match="of another kind, which is not replaced"):
-        WRITERS[name](tmp_path / name)
-    assert (tmp_path / name).read_text() == '{"mine": 1}'
-
-
-def test_a_picture_does_not_write_into_another_name_of_its_file(tmp_path: Path) -> None:
-    (tmp_path / "mine").write_text("mine")
-    os.link(tmp_path / "mine", tmp_path / "report.png")
-    learning_curves_png({"loss": [0.5]}, np.array([0, 1]), np.array([0.2, 0.7]), tmp_path / "report.png")
-    assert (tmp_path / "mine").read_text() == "mine" and (tmp_path / "report.png").read_bytes()[:4] == b"\x89PNG"
-
-
-@pytest.mark.parametrize(
-    "make", [os.mkfifo, Path.touch, lambda path: path.symlink_to(os.devnull), lambda path: path.symlink_to("/")]
-)
-@pytest.mark.parametrize("resume", [True, False])
-def test_a_run_is_refused_where_no_folder_of_its_own_can_be(make: Any, resume: bool, tmp_path: Path) -> None:
-    make(tmp_path / "run")
-    with pytest.raises(FileExistsError, match="give the name of a folder of its own"):
-        run.train(Experiment(), None, tmp_path / "run", resume=resume, overwrite=not resume)
-
-
-def test_an_experiment_in_a_folder_that_is_not_ours_is_no_run(tmp_path: Path) -> None:
-    Experiment().save(tmp_path / "experiment.yaml")
-    with pytest.raises(ValueError, match="is not a run"):
-        run._check_same_run(Experiment(), {"sha256": "", "rows": {}}, tmp_path)
-
-
 def test_a_file_that_was_listed_later_goes_with_its_processed_directory(tmp_path: Path) -> None:
     packed(tmp_path / "out")
     (tmp_path / "out" / "twin.png").write_text("ours")
@@ -365,61 +251,6 @@ def test_a_preprocessor_leaves_vocabularies_of_others_alone(tmp_path: Path) -> N
     (tmp_path / "preprocessor.json").write_text('{"format": "another"}')
     with pytest.raises(FileExistsError, match="not a preprocessor of this package"):
         save()
-
-
-def test_what_a_killed_process_left_goes_with_the_next_one(tmp_path: Path) -> None:
-    left = tmp_path / ".writing-0123456789ab"
-    left.mkdir()
-    os.close(mark(left, identity("workspace", tmp_path / "out")))
-    (left / "deep").mkdir()
-    (left / "deep" / "model").write_text("half")
-    with workspace(tmp_path / "other"):
-        assert left.exists()
-    with workspace(tmp_path / "out") as folder:
-        assert not left.exists() and folder.exists()
-        clean(tmp_path / "out")
-        assert folder.exists()
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("part", [True, False])
-def test_what_was_left_before_its_marker_goes_too(part: bool, tmp_path: Path) -> None:
-    left, foreign = tmp_path / ".writing-0123456789ab", tmp_path / ".writing-ba9876543210"
-    for folder in (left, foreign, tmp_path / ".step_0000000002.partial", tmp_path / "run"):
-        folder.mkdir()
-        if part:
-            (folder / f"{MARKER}.0123abcd").write_text("{")
-    (foreign / "mine").write_text("mine")
-    with workspace(tmp_path / "out"):
-        assert not left.exists()
-    assert (foreign / "mine").read_text() == "mine"
-    model = kd.models.DLRM(Schema(categorical=[Categorical("a", 5), Categorical("b", 5)]), 2, top_mlp=[1], seed=0)
-    kd.checkpoint.save(model, tmp_path, step=2)
-    trained(tmp_path / "run")
-    trained(tmp_path / "run")  # over the first one, which has a marker
-
-
-def test_a_folder_that_another_process_takes_for_a_left_one_is_made_again(tmp_path: Path, monkeypatch: Any) -> None:
-    first = iter([True])
-
-    def taken(folder: Path, *args: Any) -> int:
-        if next(first, False):
-            ownership.remove_unmarked(folder)
-        return mark(folder, *args)
-
-    monkeypatch.setattr(ownership, "mark", taken)
-    with workspace(tmp_path / "out") as folder:
-        assert (folder / MARKER).is_file()
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_run_that_works_is_not_deleted(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    held = mark(tmp_path / "run", identity("run", tmp_path / "run"), FILES)
-    with pytest.raises(RuntimeError, match="another process works in it"):
-        trained(tmp_path / "run")
-    os.close(held)
-    trained(tmp_path / "run")
 
 
 @pytest.mark.slow

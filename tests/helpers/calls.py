@@ -1,4 +1,4 @@
-"""Calls of layers and models, and gradients, on the backend that runs: on JAX compiled as a whole, not operation by operation."""
+"""Calls of layers and models, inputs and gradients, on this backend: on JAX compiled as a whole, not operation by operation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 
 import keras
 import numpy as np
+
+# The quicker way to run a step once: JAX compiles each operation of an eager one.
+EAGER = keras.backend.backend() != "jax"
 
 
 def called(layer: Callable[..., Any], *inputs: Any) -> Any:
@@ -40,3 +43,22 @@ def gradients(function: Callable[..., Any], arrays: Sequence[np.ndarray]) -> lis
         return [np.zeros_like(array) for array in arrays]
     results = torch.autograd.grad(result, tensors, allow_unused=True)
     return [np.zeros_like(a) if g is None else g.numpy() for a, g in zip(arrays, results, strict=True)]
+
+
+# Fields, their width, and numbers a row of what is given to layers.
+F, D, N = 4, 3, 6
+
+
+def inputs(shapes: Sequence[Any], batch: int, seed: int = 0) -> list[np.ndarray]:
+    """Random inputs of a layer, by their shapes without the batch; ids where the last entry of a shape is "int32"."""
+    rng = np.random.default_rng(seed)
+    return [
+        rng.integers(-2, 12, (batch, shape[0])).astype(shape[1]) if shape[-1] == "int32"
+        else rng.normal(size=(batch, *shape)).astype("float32")
+        for shape in shapes
+    ]  # fmt: skip
+
+
+def numpy(tensor: Any) -> np.ndarray:
+    """A tensor as an array of float32."""
+    return keras.ops.convert_to_numpy(tensor).astype("float32")
