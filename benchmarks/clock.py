@@ -35,7 +35,7 @@ class Clock:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """What runs in this context counts as that part."""
+        """Count the time spent in this context as that part."""
         since = self.now()
         yield
         self.parts[name] = self.parts.get(name, 0.0) + self.now() - since

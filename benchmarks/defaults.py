@@ -1,4 +1,4 @@
-"""What somebody gets who gives no flags: DLRM and DCNv2 beside a logistic regression and LightGBM on public click logs.
+"""Results without any flags: DLRM and DCNv2 beside a logistic regression and LightGBM on public click logs.
 
 The data are not ours to ship: point `--source` at a folder with your copies, and `--log` at logs of your own.
 

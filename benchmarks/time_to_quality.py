@@ -103,7 +103,7 @@ def experiment(name: str, rows: int) -> Experiment:
 
 
 def asked(name: str, folder: Path, schema: kd.Schema, rows: int) -> dict[str, Any]:
-    """What programs are told of a log."""
+    """Description of a log that programs are given."""
     types = pl.read_parquet_schema(folder / "train.parquet")
     columns = {
         "dense": list(schema.dense_names), "categorical": {each.name: each.hotness for each in schema.categorical},

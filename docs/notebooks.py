@@ -41,7 +41,7 @@ def digest(notebook: dict[str, Any]) -> str:
 
 
 def outputs(source: str, name: str, namespace: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a cell prints, and shows by its last expression and by plots, as a notebook stores it."""
+    """Outputs of a cell as a notebook stores them: its prints, its last expression and its plots."""
     tree = ast.parse(source, name)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     printed, value = io.StringIO(), None

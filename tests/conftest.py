@@ -1,4 +1,4 @@
-"""What every test runs under: one backend (KERAS_BACKEND), the CPU, fixed seeds, warnings as errors."""
+"""Conditions of every test: one backend (KERAS_BACKEND), the CPU, fixed seeds, warnings as errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What importing the package costs, and where a framework may be named."""
+"""Cost of importing the package, and the modules that may name a framework."""
 
 import ast
 import functools

@@ -243,7 +243,7 @@ def torchrec(folder: Path, options: dict[str, Any], clock: Clock) -> None:
 
 
 class _Batch:
-    """What `DLRMTrain` reads of TorchRec's batches."""
+    """Attributes that `DLRMTrain` reads of TorchRec's batches."""
 
     def __init__(self, dense_features: Any, sparse_features: Any, labels: Any) -> None:
         self.dense_features, self.sparse_features, self.labels = dense_features, sparse_features, labels

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its model, and which models it is refused by."""
+"""Identity of a checkpoint's model, and the models that it is refused by."""
 
 import json
 

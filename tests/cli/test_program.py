@@ -1,4 +1,4 @@
-"""What ends a program, and with which exit code."""
+"""Ends of a program, and the exit code of each."""
 
 from __future__ import annotations
 

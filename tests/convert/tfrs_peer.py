@@ -119,7 +119,7 @@ def called(parts, names, seed=0):
 
 
 def refused():
-    """What is said of models without a counterpart, and of schemas that do not fit."""
+    """Messages about models without a counterpart, and about schemas that do not fit."""
     names = tuple(FEATURES)
     models = {
         "two crosses": (whole(), bottom(), cross(interactions.Cross(), interactions.Cross()), top(), False),

@@ -103,7 +103,7 @@ def make(folder: Path) -> None:
 
 
 def sharded(net: DLRM) -> dict[str, torch.Tensor]:
-    """What a DistributedModelParallel calls its weights, and the order in which it has them."""
+    """Weights under the names that a DistributedModelParallel gives them, in its order."""
     import torch.distributed as dist
     from torchrec.distributed import DistributedModelParallel
     from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder

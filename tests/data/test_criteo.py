@@ -29,7 +29,7 @@ def save(path, lines, end="\n"):
 
 
 def plain(lines, max_ind_range=None):
-    """What the classic dialect says, one value at a time."""
+    """Values by the classic dialect, one at a time."""
     fields = [[f or "0" for f in line.split("\t")] for line in lines]
     ids = np.zeros((len(lines), 26), int)
     counts = []
@@ -106,7 +106,7 @@ def test_several_inputs_are_a_day_each(tmp_path):
 
 
 def test_days_in_the_order_of_letters_are_refused(tmp_path):
-    """As a shell's day_* gives them: the last day would be another one."""
+    """A shell's day_* gives this order: the last day would be another one."""
     lines = make_lines(3)
     days = [save(tmp_path / f"day_{day}", [line]) for day, line in zip((0, 2, 10), lines, strict=True)]
     with pytest.raises(ValueError, match=r"day_10 comes before .*day_2.*day_\{0..23\}"):

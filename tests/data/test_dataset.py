@@ -47,7 +47,7 @@ class Recorder(keras.layers.Layer):
 
 
 def fit_trace(dataset, unbuilt=True, **arguments):
-    """What `Recorder` saw in each step of `model.fit`."""
+    """Records of `Recorder` in each step of `model.fit`."""
     recorder = Recorder()
     inputs = keras.Input((1,), name="dense")
     model = keras.Model({"dense": inputs}, keras.layers.Dense(1, activation="sigmoid", name="out")(recorder(inputs)))
@@ -142,7 +142,7 @@ def test_steps_per_epoch_shorter_than_an_epoch_continues_the_same_epoch(part):
 
 
 def test_a_thread_may_read_ahead_while_keras_ends_and_begins_its_epochs(part):
-    """As TensorFlow's prefetching does where `steps_per_epoch` ends an epoch of Keras within one of ours."""
+    """TensorFlow's prefetching does so where `steps_per_epoch` ends an epoch of Keras within one of ours."""
     dataset = part.dataset(BATCH, shuffle=True, seed=5)
     dataset.on_epoch_end()  # Keras resets its iterator before the first epoch
     seen = []

@@ -55,7 +55,7 @@ MISSING = st.none()
 
 
 def normal(value):
-    """What a value is compared by, from the documented rules alone."""
+    """Form in which a value is compared, from the documented rules alone."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None or value == -1:
@@ -146,7 +146,7 @@ def from_messages(format, messages):
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
-    """What the signatures `raw` and `classify` of an exported model compute first."""
+    """First step of the signatures `raw` and `classify` of an exported model."""
     module = RawColumns(FITTED, raw_columns(FITTED), tmp_path_factory.mktemp("v"))
     spec = tf.TensorSpec([None], tf.string)
 

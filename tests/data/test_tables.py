@@ -265,7 +265,7 @@ def test_a_file_or_folder_whose_name_looks_like_a_pattern_is_that_file(tmp_path)
 
 
 def test_minus_one_is_a_missing_value_in_every_format(tmp_path):
-    """As in a packed batch, also where the vocabulary is fitted."""
+    """The same holds in a packed batch, also where the vocabulary is fitted."""
     schema = Schema(categorical=[Categorical("city"), Categorical("tags", hotness=2)], label="click")
     frame = pl.DataFrame({"click": [0, 1, 0], "city": [7, -1, 9], "tags": [[5, -1], [-1, -1], [5, 6]]})
     frame.write_parquet(tmp_path / "a.parquet")

@@ -119,7 +119,7 @@ def key(field: bytes) -> str | None:
 
 
 def oracle(fields: list[bytes]) -> tuple[int, float, float, str | None, int, list[str | None], str | None] | str:
-    """What a row means, or the first column that is wrong."""
+    """Meaning of a row, or the first column that is wrong."""
     a, y, c, _, b, d, e, f = fields
     label = number(y)
     if label not in (0.0, 1.0):

@@ -59,7 +59,7 @@ def table_variable(seed=0):
 
 
 def step(hybrid, table, ids, gradient):
-    """What a train step does with one lookup: unique ids, summed gradients, rows."""
+    """The part of a train step for one lookup: unique ids, summed gradients, rows."""
     unique, inverse = backend.unique(ops.convert_to_tensor(np.array([-1, *ids]), "int32"), ROWS)
     summed = backend.sum_by(ops.convert_to_tensor(gradient), ops.reshape(inverse, (-1,))[1:], unique.shape[0])
     hybrid.apply_rows([], [], [Lookup(table, unique[1:], backend.gather(table, unique[1:]))], [summed[1:]])
@@ -155,7 +155,7 @@ def test_schedules_advance_once_a_step(name):
 
 @every_rule
 def test_a_rule_also_updates_dense_parameters(name):
-    """Of any rank, also where no row exists; row-wise Adagrad is Adagrad there."""
+    """Parameters of any rank, also where no row exists; row-wise Adagrad is Adagrad there."""
     kernel = keras.Variable(np.ones((2, 3), "float32"))
     bias = keras.Variable(np.float32([1, -1]))
     hybrid = Hybrid(RULES[name][0](0.1))

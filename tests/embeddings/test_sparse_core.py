@@ -1,4 +1,4 @@
-"""Where rows are among SparseCores, and what is sent there, against the host code of TensorFlow and of jax-tpu-embedding."""
+"""Places of rows among SparseCores, and the buffers sent there, against TensorFlow's and jax-tpu-embedding's host code."""
 
 import keras
 import numpy as np

@@ -61,7 +61,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module", params=[pytest.param("jax", marks=pytest.mark.soak), "torch"])
 def trained(request, tmp_path_factory):
-    """What the process that trained says, and its folder."""
+    """Report of the process that trained, and its folder."""
     if importlib.util.find_spec(request.param) is None:
         pytest.skip(f"{request.param} is not installed")
     folder = tmp_path_factory.mktemp(request.param)

@@ -1,1 +1,1 @@
-"""What tests of several folders share: logs, exported models, runtimes, interpreters, processes."""
+"""Helpers that tests of several folders share: logs, exported models, runtimes, interpreters, processes."""

@@ -32,7 +32,7 @@ def open_page(browser, server):
 
 
 def until(page, condition):
-    """What a condition of a page gives once that is true."""
+    """Wait for a condition of a page, and return its value."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     return WebDriverWait(page, 20).until(condition)

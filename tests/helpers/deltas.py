@@ -22,7 +22,7 @@ def table(seed: int = 0) -> np.ndarray:
 
 
 def answer(rows: np.ndarray, bias: float, ids: Any) -> np.ndarray:
-    """What `serving_default` answers: the sum of a row, and the bias."""
+    """Answers of `serving_default`: the sum of a row, and the bias."""
     return rows[np.asarray(ids)].sum(axis=1) + np.float32(bias)
 
 

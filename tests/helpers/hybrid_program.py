@@ -72,7 +72,7 @@ def in_batch(schema, options):
 
 
 def run(case):
-    """What a case's training finds."""
+    """Findings of a case's training."""
     from keras_dlrm.sharding import collectives as backend
     from keras_dlrm.sharding import everyone
     from keras_dlrm.sharding.meter import meter

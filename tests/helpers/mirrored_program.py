@@ -66,7 +66,7 @@ def model_of(case):
 
 
 def model_in(strategy, case):
-    """As `model_of`, in the scope of a strategy and with the plan of a case."""
+    """A model by `model_of`, in the scope of a strategy and with the plan of a case."""
     if strategy is None:
         return model_of(case)
     with strategy.scope():
@@ -80,7 +80,7 @@ def model_in(strategy, case):
 
 
 def found_by(model, case):
-    """What a case's training finds."""
+    """Findings of a case's training."""
     (x, y, weight), (xv, yv, _) = data(), data(21, seed=1)
     if case.get("restore"):
         model.predict_on_batch(x)
@@ -114,7 +114,7 @@ def found_by(model, case):
 
 
 def refusals(strategy):
-    """What does not work in a scope, and what each says."""
+    """Calls that do not work in a scope, and the message of each."""
     from keras_dlrm.sharding.plan import place
 
     x, y, _ = data(8)

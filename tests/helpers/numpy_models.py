@@ -8,7 +8,7 @@ from helpers.pooling import pooled
 
 
 class Parts:
-    """What models are made of, in NumPy: dense features, vectors (B, F, D) and terms of first order of a batch."""
+    """Parts of every model, in NumPy: dense features, vectors (B, F, D) and terms of first order of a batch."""
 
     def __init__(self, model, batch):
         self.dense = batch["dense"].astype("float64") if model.schema.dense else None

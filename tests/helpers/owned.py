@@ -23,13 +23,13 @@ def packed(output: Path) -> None:
 
 
 def trained(output: Path) -> None:
-    """What `train` does before it trains."""
+    """Steps of `train` before it trains."""
     run._check_folder(output, False, True)
     run._prepare(Experiment(), {}, output, True)
 
 
 def seen(path: Path) -> Any:
-    """What a path is, with all that is below it."""
+    """State of a path, with all that is below it."""
     info = path.lstat()
     if stat.S_ISLNK(info.st_mode):
         return "link", os.readlink(path)

@@ -76,7 +76,7 @@ def commands(folder, environment, others):
 
 
 def run(name, arguments):
-    """What a command does, in a process of its own."""
+    """Run a command as a process of its own would."""
     if name == "keras-dlrm":
         from keras_dlrm.cli import main
 

@@ -106,7 +106,7 @@ def c_program(path: Path, batch: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def saved_model_cli(*command: str, programs: Path, folder: Path) -> str:
-    """What TensorFlow's own command prints; the test is skipped where it is not installed.
+    """Output of TensorFlow's own command; the test is skipped where it is not installed.
 
     Args:
         command: Its arguments.

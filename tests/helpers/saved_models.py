@@ -31,7 +31,7 @@ CITIES = {b"Oslo": 1.0, b"Rome": -1.0}
 
 
 def probability(dense: Any, sparse: Any, bias: float = 0.0) -> np.ndarray:
-    """What `serving_default` answers: a sum, and one interaction, of price and city 7."""
+    """Answers of `serving_default`: a sum, and one interaction, of price and city 7."""
     dense, sparse = np.asarray(dense, np.float64).reshape(-1, 2), np.asarray(sparse, int).reshape(-1, 3)
     rows = np.where(sparse >= 0, TABLE[np.clip(sparse, 0, 9)], 0)
     logit = bias + dense @ DENSE_WEIGHTS + rows.sum(1) + 2 * dense[:, 0] * (sparse[:, 0] == 7)
@@ -162,7 +162,7 @@ class Running:
         return self.ask(f"/v1/models/{target}:predict", body)
 
     def metrics(self) -> str:
-        """What Prometheus reads."""
+        """Text that Prometheus reads."""
         with urllib.request.urlopen(f"http://{self.rest}/metrics", timeout=60) as response:
             return response.read().decode()
 

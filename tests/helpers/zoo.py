@@ -117,7 +117,7 @@ def two_tower(schema=SCHEMA, **options):
 
 
 def labeled(make):
-    """Of two labels."""
+    """A function that makes the model for two labels."""
     return lambda schema=SCHEMA, **options: make(Schema(schema.dense, schema.categorical, ["click", "like"]), **options)
 
 

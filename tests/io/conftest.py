@@ -1,4 +1,4 @@
-"""What tests of streams share. Those that read through tensorflow-io run in its lane, `make test-io`."""
+"""Fixtures of the tests of streams. Those that read through tensorflow-io run in its lane, `make test-io`."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def batches(count=3, rows=12, seed=0):
 
 
 def vectors(model, batch):
-    """Of users and of items, in float64."""
+    """Vectors of users and of items, in float64."""
     tables = {name: rows.astype("float64") for name, rows in model.embedding_tables().items()}
     seen = np.where(batch["sparse"][:, :2, None] >= 0, tables["item"][batch["sparse"][:, :2]], 0).sum(1)
     sides = [tables["user"][batch["sparse"][:, 3]] + seen, tables["item"][batch["sparse"][:, 2]]]

@@ -20,7 +20,7 @@ every_kind = pytest.mark.parametrize("name", KINDS)
 
 
 def mean(losses):
-    """Of each label over the rows that have it."""
+    """Mean of each label over the rows that have it, summed over the labels."""
     return np.nanmean(losses, axis=0).sum()
 
 
@@ -70,7 +70,7 @@ def test_a_step_goes_down_the_slope_of_the_loss_in_numpy(name):
     model.set_weights([w + rng.normal(0, 0.3, w.shape) for w in model.get_weights()])
 
     def loss(weights=None):
-        """That of the model, and of its parts where these are above it."""
+        """Loss of the model, and of its parts where these are above it."""
         whole = mean(bce(case.numpy(model, Parts(model, batch)), y))
         parts = [mean(bce(logits, y)) for logits in case.parts(model, Parts(model, batch))] if case.parts else []
         weights = [max(0, part - whole) for part in parts] if weights is None else weights

@@ -1,4 +1,4 @@
-"""What stands in savedmodel/ is what TensorFlow Serving, Docker and Kubernetes read: parsed with their own formats."""
+"""Files of savedmodel/ in the formats of TensorFlow Serving, Docker and Kubernetes: each is parsed with its own."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def cities(n=N):
 
 
 def kinds(schema):
-    """What became of each column: a name of a transform, "sparse", or nothing."""
+    """Outcome for each column: a name of a transform, "sparse", or nothing."""
     found = {**{c.name: c.transform for c in schema.dense}, **{c.name: "sparse" for c in schema.categorical}}
     return {c.name: found[c.name] for c in (*schema.dense, *schema.categorical) if c.of is None}
 

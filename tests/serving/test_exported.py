@@ -1,4 +1,4 @@
-"""What `kd.export.savedmodel` writes from each backend, through the server over REST and gRPC."""
+"""Exports of `kd.export.savedmodel` from each backend, through the server over REST and gRPC."""
 
 import grpc
 import keras

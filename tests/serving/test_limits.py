@@ -1,4 +1,4 @@
-"""What clients may take: slow, half, huge and many requests leave the server answering others."""
+"""Limits for clients: slow, half, huge and many requests leave the server answering others."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What a test of programs leaves behind ends with it."""
+"""Cleanup after a test of programs: all it leaves behind ends with it."""
 
 import contextlib
 import os

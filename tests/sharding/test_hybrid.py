@@ -54,12 +54,12 @@ MODELS = [
 
 
 def run_alone(cases):
-    """What one process finds in each case."""
+    """Findings of one process in each case."""
     return [hybrid_program.run({**case, "kinds": None}) for case in cases]
 
 
 def run_together(programs, processes, folder, cases):
-    """What the processes find in each case."""
+    """Findings of the processes in each case."""
     path = folder / "together.json"
     command = [programs / "python", hybrid_program.__file__, json.dumps(cases), str(path)]
     assert launch(keras.backend.backend(), processes, command=command) == 0

@@ -1,4 +1,4 @@
-"""What the layout's numbers say, done with NumPy: every process looks up its parts, and pooled vectors come out whole."""
+"""Numbers of the layout, applied in NumPy: every process looks up its parts, and pooled vectors come out whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sharded model refuses and says; in one process, which may well have a plan for one."""
+"""Refusals and messages of a sharded model, in one process, which may well have a plan for one."""
 
 import keras
 import numpy as np

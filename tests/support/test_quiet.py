@@ -1,4 +1,4 @@
-"""What a program's standard error holds while TensorFlow is imported."""
+"""Standard error of a program while TensorFlow is imported."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_an_epoch_killed_at_random_moments_ends_as_an_uninterrupted_one(programs
 
 
 class Model:
-    """As much of a model as `Resume` asks of one."""
+    """The parts of a model that `Resume` asks for."""
 
     trainable_variables: list = []
     non_trainable_variables: list = []

@@ -237,7 +237,7 @@ def functions(graph):
 
 @pytest.mark.slow
 def test_a_steps_work_does_not_depend_on_the_rows_of_the_tables():
-    """As many rows are asked for, and no operation makes anything of a table's size."""
+    """The same number of rows is asked for, and no operation makes anything of a table's size."""
     asked, sizes = [], []
     for rows in (1_000, 200_000):
         of = schema(rows)
