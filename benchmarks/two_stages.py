@@ -2,9 +2,10 @@
 
     KERAS_BACKEND=jax python benchmarks/two_stages.py --source data/ml-1m --write
 
-A row is a film that a user rated next, with the films before it. Each user's last film is held out; it is ranked among all films
-that the user has not rated before. The DLRM begins with the first stage's tables, and learns each row beside films that the first
-stage would have proposed at that time, which are the ones that it has to tell apart.
+A row is a film that a user rated next, with the films before it. Each user's last two films are held out; the last one is ranked
+among all films that the user has not rated before. The DLRM begins with the first stage's tables. It learns each of a user's latest
+rows beside films that the first stage would have proposed then and that the user did not rate, by a softmax over the list. The one
+before the last tells how much of the first stage's score belongs into the order.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ from results import machine, markdown_table, report, write_option  # noqa: E402
 
 import keras_dlrm as kd  # noqa: E402
 
-LAST, BEFORE, BATCH, CANDIDATES, NEGATIVES = 3, 20, 2048, 200, 4
+LAST, BEFORE, BATCH, CANDIDATES = 3, 20, 2048, 200
+# Lists of the second stage: rows of a batch, negatives of each, and how many of a user's rows.
+LISTS, NEGATIVES, LATEST = 256, 16, 40
+BEST = "two-tower, then DLRM"
+BLENDS = (0.0, 0.1, 0.25, 0.5, 1.0)
 
 
 class Log:
@@ -40,7 +45,7 @@ class Log:
         self.starts = np.searchsorted(self.user, np.arange(self.users + 1))
         self.place = np.arange(len(self.film)) - self.starts[self.user]
         self.test = self.starts[1:] - 1
-        self.train = np.setdiff1d(np.flatnonzero(self.place > 0), self.test)
+        self.train = np.setdiff1d(np.flatnonzero(self.place > 0), [self.test, self.test - 1])
         genres = sorted({genre for film in films.values() for genre in film[2].split("|")})
         self.genres = np.full((self.films, 6), -1)
         self.year = np.zeros(self.films, np.int64)
@@ -73,31 +78,47 @@ class Log:
 
 
 class Pairs(keras.utils.PyDataset):
-    """Shuffled training rows; with vectors of all rows' users and of all films, each beside some of the row's best candidates."""
+    """Shuffled rows, each with its film."""
 
-    def __init__(self, log: Log, seed: int, vectors: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+    def __init__(self, log: Log, rows: np.ndarray, seed: int, size: int = BATCH) -> None:
         super().__init__()
-        self.log, self.vectors, self.draw = log, vectors, np.random.default_rng(seed)
+        self.log, self.rows, self.size, self.draw = log, rows, size, np.random.default_rng(seed)
         self.on_epoch_end()
 
     def on_epoch_end(self) -> None:
-        self.order = self.draw.permutation(self.log.train)
+        self.order = self.draw.permutation(self.rows)
 
     def __len__(self) -> int:
-        return len(self.order) // BATCH
+        return len(self.order) // self.size
 
     def __getitem__(self, i: int) -> Any:
-        rows = self.order[i * BATCH : (i + 1) * BATCH]
-        films = self.log.film[rows]
-        if self.vectors is None:
-            return self.log.packed(rows, films), np.ones(BATCH, np.float32)
-        scores = self.vectors[0][rows] @ self.vectors[1].T
-        for score, row in zip(scores, rows, strict=True):  # neither what was rated before nor the film itself
-            score[self.log.film[self.log.starts[self.log.user[row]] : row + 1]] = -np.inf
+        rows = self.order[i * self.size : (i + 1) * self.size]
+        return self.log.packed(rows, self.log.film[rows]), np.ones(self.size, np.float32)
+
+
+class Lists(Pairs):
+    """Shuffled rows, each beside some of its best candidates by vectors of all rows' users and of all films."""
+
+    def __init__(self, log: Log, rows: np.ndarray, seed: int, users: np.ndarray, films: np.ndarray) -> None:
+        self.users, self.films = users, films
+        super().__init__(log, rows, seed, LISTS)
+
+    def __getitem__(self, i: int) -> Any:
+        rows = self.order[i * self.size : (i + 1) * self.size]
+        scores = self.users[rows] @ self.films.T
+        for score, user in zip(scores, self.log.user[rows], strict=True):  # none that is known to have been rated
+            score[self.log.film[self.log.starts[user] : self.log.test[user] - 1]] = -np.inf
         best = np.argpartition(-scores, CANDIDATES, axis=1)[:, :CANDIDATES]
-        drawn = np.take_along_axis(best, self.draw.integers(0, CANDIDATES, (BATCH, NEGATIVES)), axis=1)
-        rows, films = np.repeat(rows, 1 + NEGATIVES), np.column_stack([films, drawn]).reshape(-1)
-        return self.log.packed(rows, films), np.tile(np.eye(1, 1 + NEGATIVES, dtype=np.float32)[0], BATCH)
+        drawn = np.take_along_axis(best, self.draw.integers(0, CANDIDATES, (self.size, NEGATIVES)), axis=1)
+        films = np.column_stack([self.log.film[rows], drawn]).reshape(-1)
+        return self.log.packed(np.repeat(rows, 1 + NEGATIVES), films), np.zeros((len(films), 1), np.float32)
+
+
+def of_lists(_: Any, probabilities: Any) -> Any:
+    """Cross-entropy of a softmax over each list, whose first film is the one that was rated."""
+    p = keras.ops.clip(probabilities, 1e-7, 1 - 1e-7)
+    logits = keras.ops.reshape(keras.ops.log(p) - keras.ops.log(1 - p), (-1, 1 + NEGATIVES))
+    return -keras.ops.mean(keras.ops.log_softmax(logits, axis=1)[:, 0])
 
 
 def compiled(model: Any, rate: float, steps: int, **loss: Any) -> Any:
@@ -120,7 +141,7 @@ def one(log: Log, seed: int, epochs: tuple[int, int]) -> dict[str, np.ndarray]:
     user = [name for name in schema.categorical_names if name not in item]
     tower = kd.models.TwoTower(
         schema, user, item, 32, 64, [128], [128], item_id="film", temperature=0.07, init_scale=0.1, seed=seed)  # fmt: skip
-    data = Pairs(log, seed)
+    data = Pairs(log, log.train, seed)
     compiled(tower, 0.003, epochs[0] * len(data), loss=kd.losses.InBatchSoftmax(log_q=log.popularity + 1))
     tower.fit(data, epochs=epochs[0], verbose=0)
     catalog = log.packed(np.zeros(log.films, int), np.arange(log.films))
@@ -132,26 +153,35 @@ def one(log: Log, seed: int, epochs: tuple[int, int]) -> dict[str, np.ndarray]:
     films_of_tower = keras.ops.convert_to_numpy(tower.item_vectors(catalog))
     ranker = kd.models.DLRM(schema, 32, top_mlp=[256, 128, 1], interaction="cat_dot", seed=seed)
     ranker.set_embedding_tables(tower.embedding_tables())
-    data = Pairs(log, seed, (users, films_of_tower))
-    compiled(ranker, 0.001, epochs[1] * len(data), loss="binary_crossentropy")
+    latest = log.train[log.test[log.user[log.train]] - log.train <= LATEST]
+    data = Lists(log, latest, seed, users, films_of_tower)
+    compiled(ranker, 0.001, epochs[1] * len(data), loss=of_lists)
     ranker.fit(data, epochs=epochs[1], verbose=0)
+
+    def both(rows: np.ndarray, blend: float) -> np.ndarray:
+        asked, before = log.packed(rows, log.film[rows]), [log.film[log.starts[u] : rows[u]] for u in range(log.users)]
+        options: dict[str, Any] = {"k": 10, "candidates": CANDIDATES, "blend": blend, "exclude": before}
+        return kd.retrieval.recommend(index, ranker, asked, **options)[0]
+
+    chosen = {blend: gains(both(log.test - 1, blend), log.film[log.test - 1]).mean() for blend in BLENDS}
+    click.echo(f"seed {seed}, the film before the last, by blend: {chosen}")
     asked = log.packed(log.test, log.film[log.test])
     before = [log.film[log.starts[u] : log.test[u]] for u in range(log.users)]
     films = log.film[log.test]
     first, _ = index.query(asked, k=CANDIDATES, exclude=before)
-    both, _ = kd.retrieval.recommend(index, ranker, asked, k=10, candidates=CANDIDATES, exclude=before)
     popular = np.tile(log.popularity, (log.users, 1))
     for row, of_user in zip(popular, before, strict=True):
         row[of_user] = -1
     by_popularity = np.argsort(-popular, axis=1, kind="stable")[:, :10]
     click.echo(f"seed {seed}: of the {CANDIDATES} candidates have the film {np.mean((first == films[:, None]).any(axis=1)):.3f}")
-    ranked = {"popularity": by_popularity, "two-tower alone": first, "two-tower, then DLRM": both}
+    ranked = {"popularity": by_popularity, "two-tower alone": first, "DLRM's order alone": both(log.test, 0.0)}
+    ranked[BEST] = both(log.test, max(chosen, key=chosen.__getitem__))
     return {name: gains(ranks, films) for name, ranks in ranked.items()}
 
 
 @click.command()
 @click.option("--source", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of ML-1M.")
-@click.option("--epochs", nargs=2, type=int, default=(8, 2), show_default=True, help="Of the first and of the second stage.")
+@click.option("--epochs", nargs=2, type=int, default=(3, 3), show_default=True, help="Of the first and of the second stage.")
 @click.option("--seeds", default=1, show_default=True)
 @write_option
 def main(source: Path, epochs: tuple[int, int], seeds: int, into_results: bool) -> None:
@@ -161,7 +191,7 @@ def main(source: Path, epochs: tuple[int, int], seeds: int, into_results: bool) 
     mean = {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}
     draw = np.random.default_rng(0)
     samples = draw.integers(0, log.users, (1000, log.users))
-    best = mean["two-tower, then DLRM"]
+    best = mean[BEST]
     table = []
     for name, gain in mean.items():
         low, high = np.percentile((best - gain)[samples].mean(axis=1), [2.5, 97.5])

@@ -16,6 +16,9 @@ Examples:
 """)
 @click.option("--ranker", type=shared.PathArgument, required=True, help="The second model: a .keras file, or the folder of a run.")
 @click.option("--candidates", type=click.IntRange(1), default=500, help="Items that the second model scores for each row.")
+@click.option(
+    "--blend", type=click.FloatRange(0), default=0.0, help="Weight of the index's score, added to the ranker's logit for the order."
+)
 @answer_options
 def command(ranker: Path, **options: Any) -> None:
     """Write the items with the highest click probabilities for every row of some files.

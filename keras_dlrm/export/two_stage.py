@@ -29,12 +29,14 @@ class TwoStages:
         ranker: The second model, or `None`: there is no `recommend`.
         k: Items of an answer.
         candidates: Items that the second model scores.
+        blend: Weight of the index's score in their order.
     """
 
     index: Index
     ranker: Any
     k: int
     candidates: int
+    blend: float
 
     def check(self, model: Any) -> None:
         """`ValueError` unless the model is the index's own, and the other arguments fit."""
@@ -42,7 +44,7 @@ class TwoStages:
         integer("savedmodel", "k", self.k)
         if self.ranker is not None:
             check_ranker("savedmodel", model.schema, self.ranker)
-            check_numbers("savedmodel", self.k, self.candidates)
+            check_numbers("savedmodel", self.k, self.candidates, self.blend)
 
     @property
     def signatures(self) -> tuple[str, ...]:
@@ -55,7 +57,8 @@ class TwoStages:
         about = {"items": len(self.index), "dtype": content.dtype, "fingerprint": content.fingerprint, "k": self.k}
         if self.ranker is None:
             return about
-        return {**about, "candidates": self.candidates, "ranker": {"class": type(self.ranker).__name__, "name": self.ranker.name}}
+        ranker = {"class": type(self.ranker).__name__, "name": self.ranker.name}
+        return {**about, "candidates": self.candidates, "blend": self.blend, "ranker": ranker}
 
     def requests(
         self, model: Any, raw: Any, request: Request, batch: Mapping[str, np.ndarray], stored: list[StoredTables] | None
@@ -78,13 +81,13 @@ class TwoStages:
         entry = {"inputs": inputs, "examples": False, "user_inputs": [], "batches": [_listed(batch)]}
         entries = {"retrieve": {**entry, "expected": _expected(self.index.ids.at(rows), scores=scores)}}
         if self.ranker is not None:
-            rows, _ = self.index.search(vectors, self.candidates, exclude=excluded)
+            best = self.index.search(vectors, self.candidates, exclude=excluded)
 
             def probabilities(some: Mapping[str, np.ndarray]) -> np.ndarray:
                 return expected_probabilities(self.ranker, some, None if stored is None else stored[1])
 
-            answer = ranked(self.index, self.ranker.schema, probabilities, batch, rows, self.k)
-            together = pairs(self.index, self.ranker.schema, batch, rows)
+            answer = ranked(self.index, self.ranker.schema, probabilities, batch, best, self.k, self.blend)
+            together = pairs(self.index, self.ranker.schema, batch, best[0])
             entries["recommend"] = {
                 **entry, "batches": [_listed(batch), _listed(together)],
                 "expected": _expected(answer[0], probabilities=answer[1]),

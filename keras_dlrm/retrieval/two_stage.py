@@ -11,16 +11,17 @@ from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.crosses import fill, own
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
-from keras_dlrm.support.arguments import integer
+from keras_dlrm.support.arguments import integer, number
 
+_LEAST = np.float32(2**-24)
 # Pairs that the second model gets at once.
 _PAIRS = 2**16
 Answers = tuple[np.ndarray, np.ndarray]
 
 
 def recommend(
-    index: Index, ranker: Any, users: Mapping[str, Any], k: int, *, candidates: int = 500, exclude: Any = None, allowed: Any = None,
-    probes: int | None = None,
+    index: Index, ranker: Any, users: Mapping[str, Any], k: int, *, candidates: int = 500, blend: float = 0.0, exclude: Any = None,
+    allowed: Any = None, probes: int | None = None,
 ) -> Answers:  # fmt: skip
     """The k items with the highest click probabilities among the index's best candidates, for each user.
 
@@ -30,10 +31,12 @@ def recommend(
         users: Packed batch of the index's model, B rows; the item's columns may hold anything.
         k: Number of items.
         candidates: Number of items that the second model scores for each user, at least k.
+        blend: Weight of the index's score, which is added to the logit of the click probability for the order. Two models that were
+            trained in different ways know different things; about 0.25 is a weight to begin with.
         exclude, allowed, probes: As of `Index.query`.
 
     Returns:
-        `(ids, probabilities)`: (B, k), the highest first; of equal ones that with the higher score in the index. Where there are
+        `(ids, probabilities)`: (B, k), the best first; of equal ones that with the higher score in the index. Where there are
         fewer items there are ids of -1, or "", with a probability of 0.
 
     Raises:
@@ -54,14 +57,15 @@ def recommend(
     if index.model is None:
         raise ValueError(f"{who}: the index was loaded without its model; use Index.load(path, model).")
     check_ranker(who, index.content.schema, ranker)
-    check_numbers(who, k, candidates)
+    check_numbers(who, k, candidates, blend)
     vectors = vectors_of(index.model.user_vectors, index.model, users)
-    rows, _ = index.search(vectors, candidates, exclude=exclude, allowed=allowed, probes=probes)
-    return ranked(index, ranker.schema, lambda batch: ranker.predict(batch, batch_size=_PAIRS, verbose=0), users, rows, k)
+    best = index.search(vectors, candidates, exclude=exclude, allowed=allowed, probes=probes)
+    return ranked(index, ranker.schema, lambda batch: ranker.predict(batch, batch_size=_PAIRS, verbose=0), users, best, k, blend)
 
 
-def check_numbers(who: str, k: int, candidates: int) -> None:
-    """`ValueError` unless both are at least 1, and the candidates are no fewer than the items."""
+def check_numbers(who: str, k: int, candidates: int, blend: float) -> None:
+    """`ValueError` unless there are at least as many candidates as items, of which there is one, and the weight is not negative."""
+    number(who, "blend", blend)
     if integer(who, "candidates", candidates) < integer(who, "k", k):
         raise ValueError(f"{who}: candidates={candidates} are fewer than k={k}; give at least as many.")
 
@@ -81,9 +85,11 @@ def check_ranker(who: str, schema: Schema, ranker: Any) -> None:
 
 
 def ranked(
-    index: Index, schema: Schema, probabilities: Callable[[Batch], np.ndarray], users: Mapping[str, Any], rows: np.ndarray, k: int
-) -> Answers:
-    """The k best of the candidates in these rows of an index, int32 (B, C), by a function of packed batches of a schema."""
+    index: Index, schema: Schema, probabilities: Callable[[Batch], np.ndarray], users: Mapping[str, Any],
+    candidates: tuple[np.ndarray, np.ndarray], k: int, blend: float = 0.0,
+) -> Answers:  # fmt: skip
+    """The k best of the candidates, rows of an index and their scores (B, C), by a function of packed batches of a schema."""
+    rows, scores = candidates
     count = rows.shape[1]
     chances = np.zeros(rows.shape, np.float32)
     size = max(1, _PAIRS // count)
@@ -91,11 +97,18 @@ def ranked(
         block = slice(start, start + size)
         some = {key: np.asarray(values)[block] for key, values in users.items()}
         chances[block] = np.asarray(probabilities(pairs(index, schema, some, rows[block]))).reshape(-1, count)
+    by = blended(np, chances, np.where(rows >= 0, scores, np.float32(0)), blend) if blend else chances
     # Behind all others, where there is no item.
-    chances = np.where(rows >= 0, chances, np.float32(-1))
-    order = np.argsort(-chances, axis=1, kind="stable")[:, :k]
+    order = np.argsort(-np.where(rows >= 0, by, np.float32(-np.inf)), axis=1, kind="stable")[:, :k]
     best = np.take_along_axis(rows, order, axis=1)
-    return index.ids.at(best), np.maximum(np.take_along_axis(chances, order, axis=1), np.float32(0))
+    return index.ids.at(best), np.where(best >= 0, np.take_along_axis(chances, order, axis=1), np.float32(0))
+
+
+def blended(math: Any, chances: Any, scores: Any, blend: float) -> Any:
+    """Logits of probabilities and a share of the index's scores, float32, by NumPy or `tensorflow.math`."""
+    # Of a probability of 0 or 1 in float32, the logit of the number next to it.
+    p = math.minimum(math.maximum(chances, _LEAST), 1 - _LEAST)
+    return math.log(p) - math.log1p(-p) + np.float32(blend) * scores
 
 
 def pairs(index: Index, schema: Schema, users: Mapping[str, Any], rows: np.ndarray) -> Batch:

@@ -30,9 +30,9 @@ RANK, SCORE = "rank", "score"
 def recommend_files(
     index: Index, inputs: Inputs, *, output: str | os.PathLike[str],
     preprocessor: Preprocessor | str | os.PathLike[str] | None, ranker: Any = None, k: int = 10, candidates: int = 500,
-    id_columns: Sequence[str] = (), exclude_column: str | None = None, batch_size: int = 1024, csv: CsvDialect | None = None,
-    on_error: str = "raise", max_skipped: int | None = None, workers: int | None = None, overwrite: bool = False,
-    progress: Progress | None = None,
+    blend: float = 0.0, id_columns: Sequence[str] = (), exclude_column: str | None = None, batch_size: int = 1024,
+    csv: CsvDialect | None = None, on_error: str = "raise", max_skipped: int | None = None, workers: int | None = None,
+    overwrite: bool = False, progress: Progress | None = None,
 ) -> Scored:  # fmt: skip
     """Write the k best items for every row of some files, in their order, a row for each item.
 
@@ -47,6 +47,7 @@ def recommend_files(
         ranker: The second model, see `kd.retrieval.recommend`; without one items are in the order of their scores.
         k: Items of each row; fewer where the index has no more.
         candidates: Items that the ranker scores.
+        blend: Weight of the index's score in their order, as of `kd.retrieval.recommend`.
         id_columns: Columns of the input that are kept alongside the items.
         exclude_column: Column of lists of ids that a row must not get, or of texts whose ids are separated by `|`.
         batch_size: Rows that the models get at once.
@@ -74,7 +75,7 @@ def recommend_files(
     size, k = integer(who, "batch_size", batch_size), integer(who, "k", k)
     if ranker is not None:
         check_ranker(who, model.schema, ranker)
-        check_numbers(who, k, candidates)
+        check_numbers(who, k, candidates, blend)
     if preprocessor is None:
         preprocessor = Preprocessor.identity(model.schema)
     elif not isinstance(preprocessor, Preprocessor):
@@ -100,7 +101,7 @@ def recommend_files(
         if ranker is None:
             ids, numbers = index.query(users, k, exclude=seen)
         else:
-            ids, numbers = recommend(index, ranker, users, k, candidates=candidates, exclude=seen)
+            ids, numbers = recommend(index, ranker, users, k, candidates=candidates, blend=blend, exclude=seen)
         ids, numbers = ids[:count], numbers[:count]
         real = ids != index.ids.none
         which, places = np.nonzero(real)

@@ -72,7 +72,8 @@ def asked(rows, exclude):
 def test_retrieve_and_recommend_give_what_the_live_index_and_models_give(options, tmp_path):
     tower, ranker = models()
     index = Index.build(tower, ROWS, preprocessor=PREPROCESSOR, **options)
-    path = savedmodel(tower, tmp_path, PREPROCESSOR, index=index, ranker=ranker, k=6, candidates=9)
+    blend = 0.5 if "lists" in options else 0.0
+    path = savedmodel(tower, tmp_path, PREPROCESSOR, index=index, ranker=ranker, k=6, candidates=9, blend=blend)
     assert verify(path)["retrieval"]["items"] == 23 and verify(path)["retrieval"]["ranker"]["class"] == "DLRM"
     if find_spec("tensorflow_serving") is not None:
         warmed = b"".join(warmup_records(path))
@@ -83,7 +84,7 @@ def test_retrieve_and_recommend_give_what_the_live_index_and_models_give(options
     exclude = [[f"item {i}", "item 3", "no such item", ""] for i in range(5)]
     answers = {
         "retrieve": ("scores", index.query(users, 6, exclude=exclude)),
-        "recommend": ("probabilities", recommend(index, ranker, users, 6, candidates=9, exclude=exclude)),
+        "recommend": ("probabilities", recommend(index, ranker, users, 6, candidates=9, blend=blend, exclude=exclude)),
     }
     inputs = asked(slice(0, 5), [[text.encode() for text in ids] for ids in exclude])
     for name, (output, (ids, numbers)) in answers.items():
@@ -221,6 +222,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
         ((tower, {"index": index, "ranker": many}), r"the ranker has the labels \['click', 'like'\]"),
         ((tower, {"index": index, "ranker": strange}), "ranker: the data has no column 'hour'"),
         ((tower, {"index": index, "ranker": ranker, "k": 20, "candidates": 10}), "candidates=10 are fewer than k=20"),
+        ((tower, {"index": index, "ranker": ranker, "blend": -1.0}), r"savedmodel: blend=-1.0 must be a number in \[0, inf\)"),
         ((tower, {"index": index, "k": 0}), "k=0 must be an integer >= 1"),
     ]
     for (model, options), message in cases:

@@ -12,6 +12,7 @@ from keras_dlrm.retrieval import search
 from keras_dlrm.retrieval.content import Content
 from keras_dlrm.retrieval.item_ids import ItemIds
 from keras_dlrm.retrieval.sides import Side
+from keras_dlrm.retrieval.two_stage import blended
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.crosses import own
 
@@ -90,13 +91,16 @@ class IndexInGraph(tf.Module):
         return {"ids": self.named(best.rows), "scores": scores}
 
     def recommend(
-        self, users: Batch, vectors: Any, exclude: Any, k: int, candidates: int, probabilities: Callable[[Batch], Any], schema: Any
-    ) -> dict[str, Any]:
+        self, users: Batch, vectors: Any, exclude: Any, k: int, candidates: int, blend: float,
+        probabilities: Callable[[Batch], Any], schema: Any,
+    ) -> dict[str, Any]:  # fmt: skip
         """The answer of `recommend`: ids (B, k) and probabilities (B, k), 0 where there is no item."""
-        rows = self.best(vectors, self.rows(exclude), candidates).rows
+        rows, scores = (best := self.best(vectors, self.rows(exclude), candidates)).rows, best.scores / self._temperature
         chances = tf.reshape(probabilities(self._pairs(users, rows, candidates, schema)), [-1, candidates])
-        values, places = tf.math.top_k(tf.where(rows < 0, -1.0, chances), k)
-        return {"ids": self.named(tf.gather(rows, places, batch_dims=1)), "probabilities": tf.maximum(values, 0.0)}
+        by = blended(tf.math, chances, tf.where(rows < 0, 0.0, scores), blend) if blend else chances
+        places = tf.math.top_k(tf.where(rows < 0, -np.inf, by), k).indices
+        best, values = (tf.gather(each, places, batch_dims=1) for each in (rows, chances))
+        return {"ids": self.named(best), "probabilities": tf.where(best < 0, 0.0, values)}
 
     def _pairs(self, users: Batch, rows: Any, count: int, schema: Any) -> dict[str, Any]:
         """Packed batch of a schema: each user with its candidates; see `retrieval.two_stage.pairs`."""

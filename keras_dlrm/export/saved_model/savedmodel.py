@@ -41,6 +41,7 @@ def savedmodel(
     user_columns: Sequence[str] = (), default: str = "packed", metrics: Mapping[str, float] | None = None,
     warm_up: bool | None = None, tables: str | None = None, prune: str | Mapping[str, Any] | None = None,
     index: Index | None = None, ranker: Any = None, k: int = 10, candidates: int = 500,
+    blend: float = 0.0,
 ) -> Path:  # fmt: skip
     """Write `directory/<version>/`, a SavedModel of stock TensorFlow operations.
 
@@ -83,6 +84,7 @@ def savedmodel(
         ranker: A model whose columns are some of the `TwoTower`'s, and crosses of these, such as a `DLRM`.
         k: Items of an answer of `retrieve` and `recommend`.
         candidates: Items that the ranker scores for an answer.
+        blend: Weight of the index's score in their order, as of `kd.retrieval.recommend`.
 
     Returns:
         The path of the version. `assets.extra/manifest.json` says what it is; `verify` checks it.
@@ -119,7 +121,7 @@ def savedmodel(
         stored = [StoredTables(each, tables, prune) for each in (model, ranker) if each is not None]
         if ranker is not None and index is None:
             raise ValueError("savedmodel: ranker=… scores the candidates of an index; give index=…, too.")
-        stages = None if index is None else TwoStages(index, ranker, k, candidates)
+        stages = None if index is None else TwoStages(index, ranker, k, candidates, blend)
         if stages is not None:
             stages.check(model)
         if ranker is not None:
@@ -143,7 +145,7 @@ def savedmodel(
                 "default": default,
                 "warm_up": can_warm_up if warm_up is None else bool(warm_up),
                 "stored": tables is not None or prune is not None,
-                "retrieval": None if stages is None else {"k": k, "candidates": candidates, "signatures": stages.signatures},
+                "retrieval": stages and {"k": k, "candidates": candidates, "blend": blend, "signatures": stages.signatures},
             }
             _write(model, preprocessor, stored, stages, aside / "model", job)
             content = _described(model, stored, stages, job)

@@ -225,7 +225,8 @@ def _retrieval(
         return index.retrieve(users(inputs)[1], inputs[EXCLUDE], job["k"])
 
     def recommend(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return index.recommend(*users(inputs), inputs[EXCLUDE], job["k"], job["candidates"], probabilities, ranker[0].schema)
+        numbers = job["k"], job["candidates"], job["blend"]
+        return index.recommend(*users(inputs), inputs[EXCLUDE], *numbers, probabilities, ranker[0].schema)
 
     functions = {"retrieve": retrieve, "recommend": recommend}
     return {name: _function(functions[name], specs) for name in job["signatures"]}
