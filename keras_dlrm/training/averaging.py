@@ -8,12 +8,12 @@ import keras
 import numpy as np
 from keras import ops
 
-# Steps between two updates of the average: tables are read as a whole for each.
+# Steps between two updates of the average within an epoch: tables are read as a whole for each.
 EVERY = 16
 
 
 class Averaging(keras.callbacks.Callback):
-    """An exponential moving average of all weights, updated every 16 steps; its first steps count less.
+    """An exponential moving average of all weights, updated every 16 steps and at the end of an epoch; its first steps count less.
 
     Averages of weights along a run are better and better calibrated than the last ones (Polyak and Juditsky 1992; Izmailov et al.
     2018, "Averaging Weights Leads to Wider Optima and Better Generalization").
@@ -47,12 +47,19 @@ class Averaging(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._waited += 1
-        if self._waited < EVERY:
-            return
-        self._waited = 0
+        if self._waited == EVERY:
+            self._update()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        # Else an epoch of a few steps would be scored like the one before, and patience would end the run.
+        if self._waited:
+            self._update()
+
+    def _update(self) -> None:
+        steps, self._waited = self._waited, 0
         self.updates += 1
         # At first the average is that of all updates so far.
-        keep = min(self.decay**EVERY, (self.updates - 1) / (self.updates + 1))
+        keep = min(self.decay**steps, (self.updates - 1) / (self.updates + 1))
         values = [ops.convert_to_tensor(ops.cast(variable.value, "float32")) for variable in self.model.trainable_variables]
         if not self._averages:
             self._averages = [ops.copy(value) for value in values]

@@ -13,6 +13,8 @@ _MANY_ROWS = 100_000
 _LARGE = 500_000
 _MANY = 64  # vectors
 _BATCHES = 200  # of an epoch, about
+_STEPS = 1000  # that a run may take at least
+_EPOCHS = (30, 250)
 _RARE = 100  # rows that an embedding row is looked up in, on average
 _ROW_L2 = 0.4  # by the rows that a row is looked up in
 _KERNEL_L2 = 10.0  # by the training rows
@@ -41,11 +43,13 @@ def recipe(log: Any, model: str = "DLRM") -> Experiment:
     tables = sum(schema.table_sizes.values())
     seen = rows * len(schema.categorical) / tables if tables else float("inf")
     batch = int(np.clip(2 ** round(np.log2(max(rows, 1) / _BATCHES)), 256, 4096))
+    validated = bool("valid" in log.splits and len(log.split("valid")))
+    epochs = int(np.clip(_STEPS // max(rows // batch, 1), *_EPOCHS)) if validated else _EPOCHS[0]
     known_well = rows >= _SMALL and seen >= _RARE
     # 800,000 rows learned more slowly at the high rate than at half of it (benchmarks/TRIED.md).
     width, rate, factor = (32, 0.01, 0.3) if known_well and rows < _LARGE else (16, 0.005 if known_well else 0.001, 1.0)
     l2 = float(f"{np.clip(_ROW_L2 / seen, 1e-5, 0.1):.1g}")
-    known, reasons = _model(model, schema, rows, width)
+    known, reasons = _model(model, schema, rows, width, known_well)
     often = f"a table row is looked up {seen:,.0f} times an epoch on average"
     linear = model == "LogisticRegression"
     reasons |= {
@@ -53,14 +57,14 @@ def recipe(log: Any, model: str = "DLRM") -> Experiment:
         "embedding_optimizer": f"{often}: l2 is {_ROW_L2:g} / that, from 1e-05 to 0.1; "
         f"a small rate for few rows, rare ids, or {_LARGE:,} rows and more",
         "batch_size": f"{rows:,} rows: about {_BATCHES} batches an epoch, 256 to 4096 rows each",
-        "epochs": "an upper bound; patience ends the run" if "valid" in log.splits else "no validation part ends the run sooner",
+        "epochs": f"an upper bound, {_EPOCHS[0]} or {_STEPS:,} steps, whichever is more; patience ends the run"
+        if validated else "no validation part ends the run sooner",
         "monitor": "AUC minus normalized entropy: ranks and probabilities together",
         "patience": "epochs without a better score",
         "lr_factor": "high rates fall with each epoch without a better score" if factor < 1 else "low rates need not fall",
         "averaging": "averaged weights predict better than the last ones, and their probabilities fit better",
     }
-    calibrate = bool("valid" in log.splits and len(log.split("valid")))
-    if calibrate:
+    if validated:
         reasons["calibrate"] = "the validation part was not trained on: its click rate counts, where it differs by more than noise"
     averaging = 0.999
     if any(column.open is not None for column in schema.categorical):
@@ -69,13 +73,13 @@ def recipe(log: Any, model: str = "DLRM") -> Experiment:
         model={"type": model, **known},
         optimizer={"name": "adam", "learning_rate": 0.01 if linear else 0.001},
         embedding_optimizer={"name": "adam", "learning_rate": 0.01 if linear else rate, "l2": l2} if tables else None,
-        batch_size=batch, epochs=30, monitor="both", patience=3, lr_factor=factor, averaging=averaging,
-        calibrate=calibrate,
+        batch_size=batch, epochs=epochs, monitor="both", patience=3, lr_factor=factor, averaging=averaging,
+        calibrate=validated,
     )  # fmt: skip
     return dataclasses.replace(experiment, reasons=reasons)
 
 
-def _model(kind: str, schema: Any, rows: int, width: int) -> tuple[dict[str, Any], dict[str, str]]:
+def _model(kind: str, schema: Any, rows: int, width: int, known_well: bool) -> tuple[dict[str, Any], dict[str, str]]:
     """Arguments of a model, and reasons for them; of a model of one's own there are none."""
     if kind not in MODELS or kind == "LogisticRegression":
         return {}, {}
@@ -90,6 +94,9 @@ def _model(kind: str, schema: Any, rows: int, width: int) -> tuple[dict[str, Any
         options["deep_mlp"] = [256, 128]
     if kind in ("DCN", "DCNv2", "GDCN"):
         options |= {"cross_layers": 2} | ({"structure": "parallel"} if kind != "DCN" else {})
+    if kind == "DCNv2" and known_well:
+        options["batch_norm"] = True
+        reasons["model.batch_norm"] = "where table rows are looked up often: products of a cross network learn sooner"
     if kind == "DCNv2" and vectors > _MANY:
         options["projection_dim"] = 64
         reasons["model.projection_dim"] = f"more than {_MANY} columns: full matrices would be large"

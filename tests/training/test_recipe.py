@@ -84,17 +84,32 @@ def test_averages_are_those_of_the_weights_along_the_run(log):
     averaging, seen = Averaging(0.999), []
 
     class Weights(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if (batch + 1) % EVERY == 0:
-                seen.append([keras.ops.convert_to_numpy(v.value).copy() for v in self.model.trainable_variables])
+        """The weights, and the steps since the last ones, every so often and at the end of each epoch."""
 
-    model.fit(part.dataset(18), verbose=0, callbacks=[averaging, Weights()])
+        waited = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.waited += 1
+            if self.waited == EVERY:
+                self.note()
+
+        def on_epoch_end(self, epoch, logs=None):
+            if self.waited:
+                self.note()
+
+        def note(self):
+            values = [keras.ops.convert_to_numpy(v.value).copy() for v in self.model.trainable_variables]
+            seen.append((self.waited, values))
+            self.waited = 0
+
+    model.fit(part.dataset(18), epochs=2, verbose=0, callbacks=[averaging, Weights()])
+    model.fit(*part.take(np.arange(18)), epochs=2, verbose=0, callbacks=[averaging, Weights()])  # an epoch of one step
     last = model.get_weights()
-    expected = seen[0]
-    for i, values in enumerate(seen[1:], 2):
-        keep = min(0.999**EVERY, (i - 1) / (i + 1))
+    expected = seen[0][1]
+    for i, (steps, values) in enumerate(seen[1:], 2):
+        keep = min(0.999**steps, (i - 1) / (i + 1))
         expected = [a * keep + v * (1 - keep) for a, v in zip(expected, values, strict=True)]
-    assert len(seen) == averaging.updates == 3
+    assert len(seen) == averaging.updates == 10 and [steps for steps, _ in seen[-3:]] == [2, 1, 1]
     with averaging.in_place():
         for variable, value in zip(model.trainable_variables, expected, strict=True):
             np.testing.assert_allclose(keras.ops.convert_to_numpy(variable.value), value, rtol=1e-5, atol=1e-7)
