@@ -269,7 +269,8 @@ def check_slices(log: Any, slice_by: Sequence[str], group_by: str | None) -> Non
 
 
 time_budget_option = click.option("--time-budget", type=DURATION,
-                                  help="End a run after this long, such as 10m, with the best so far.")  # fmt: skip
+                                  help="End training after this long, such as 10m, with the best so far; reading the table "
+                                       "and scoring the best model take their own time.")  # fmt: skip
 tensorboard_option = click.option("--tensorboard", is_flag=True, help="Write TensorBoard logs into the run.")
 
 

@@ -28,6 +28,7 @@ Examples:
 @click.option("--label", "labels", multiple=True, help="Of INPUTS: column of clicks, 0 or 1; may be given for several.")
 @click.option("--schema", type=shared.PathArgument, help="Of INPUTS: schema file, instead of one that is inferred.")
 @click.option("--data", type=shared.PathArgument, help="Processed directory (see `preprocess`). Default: a planted log.")
+@shared.csv_options
 @shared.training_options
 @click.option("--output", type=shared.PathArgument, help="Folder of the run. Default: runs/<model>-<time>.")
 @click.option("--resume", is_flag=True, help="Resume an interrupted run in --output.")
@@ -39,7 +40,7 @@ Examples:
 @shared.json_option
 def command(
     inputs: tuple[str, ...], labels: tuple[str, ...], schema: Path | None, data: Path | None, output: Path | None, resume: bool,
-    overwrite: bool, slice_by: tuple[str, ...], group_by: str | None, tensorboard: bool, as_json: bool, **options: Any,
+    overwrite: bool, slice_by: tuple[str, ...], group_by: str | None, tensorboard: bool, as_json: bool, csv: Any, **options: Any,
 ) -> None:  # fmt: skip
     """Train a model, keep the best one on the validation part, score the test part once.
 
@@ -60,6 +61,8 @@ def command(
         require("--tensorboard", "tensorflow")
     # All that can be checked comes before the import of a framework, which takes long.
     console = Console(stderr=True)
+    if csv is not None and not inputs:
+        raise ValueError("train: --csv-… options are for INPUTS, files of text; leave them out.")
     if bool(inputs) != bool(labels or schema) or (inputs and data):
         raise ValueError("train: give files with --label or --schema, or --data, which was preprocessed before.")
     log = None if data is None else shared.chosen_log(data, console)
@@ -77,7 +80,7 @@ def command(
         check_arguments(experiment.model)
         with promise(f"Preprocessing continues where it stopped with --output {shlex.quote(str(output))}."):
             label = labels[0] if len(labels) == 1 else labels or None
-            log = prepare(list(inputs), output, label, schema, console=console)
+            log = prepare(list(inputs), output, label, schema, csv=csv, console=console)
         experiment = experiment_for(log, options)
     elif log is None:
         log = shared.chosen_log(None, console)

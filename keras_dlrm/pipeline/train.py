@@ -23,6 +23,7 @@ from keras_dlrm.support.quiet import quiet_imports
 from keras_dlrm.training.experiment import Experiment
 from keras_dlrm.training.model_types import check_arguments, type_name
 from keras_dlrm.training.recipe import recipe
+from keras_dlrm.training.report_columns import check_columns
 from keras_dlrm.training.run import train as train_experiment
 from keras_dlrm.training.run_files import stamped
 
@@ -32,6 +33,7 @@ def train(
     schema: Schema | str | os.PathLike[str] | None = None, split: Mapping[str, float] | None = None,
     split_by: str | None = None, csv: CsvDialect | None = None,
     experiment: Experiment | str | os.PathLike[str] | None = None, settings: Mapping[str, Any] | None = None,
+    time_budget: float | None = None, slice_by: Sequence[str] | None = None, group_by: str | None = None,
     output: str | os.PathLike[str] | None = None, verbose: bool = True,
 ) -> Run:  # fmt: skip
     """Infer a schema, preprocess, train until the validation part stops improving, keep the best model, score the test part.
@@ -52,6 +54,9 @@ def train(
         experiment: An `Experiment` or its YAML file, in place of the one that follows from the log (`recipe`).
         settings: Single values of the experiment, such as `{"seed": 1, "epochs": 3, "model.dropout": 0.1}`. A value may be a
             Keras layer, such as `"model.interaction"`, or a head of `kd.tasks`, such as `"model.tasks"`.
+        time_budget: Seconds of training after which it stops, and the best so far is kept.
+        slice_by: Columns whose values are scored, too, in the report.
+        group_by: Column within each value of which the AUC is taken, too, such as the user.
         output: Folder of the run, with the processed log in `data`; `runs/<model>-<time>` by default.
         verbose: Whether to tell on standard error what was found in the table, and the scores of each epoch.
 
@@ -84,9 +89,12 @@ def train(
         raise ValueError("train: give either model=… or experiment=…, which names its model.")
     if isinstance(experiment, (str, os.PathLike)):
         experiment = Experiment.load(Path(experiment))
+    if isinstance(slice_by, str):
+        raise TypeError(f"train: slice_by={slice_by!r} must be a list of columns; give [{slice_by!r}].")
+    settings = {**(settings or {}), **({} if time_budget is None else {"time_budget": time_budget})}
     kind = type_name(model or "DLRM")
     # A wrong argument is told before the data are read.
-    changed = (experiment or Experiment({"type": kind})).override(_plain(settings or {}))
+    changed = (experiment or Experiment({"type": kind})).override(_plain(settings))
     check_arguments(changed.model)
     place = stamped(changed.model["type"].rpartition(":")[2].lower()) if output is None else Path(output)
     console = Console(stderr=True, quiet=not verbose, force_jupyter=False)
@@ -100,9 +108,10 @@ def train(
     else:
         log = prepare(data, place, label, schema, split, split_by, csv, console)
     if experiment is None:
-        changed = recipe(log, kind).override(_plain(settings or {}))
+        changed = recipe(log, kind).override(_plain(settings))
+    check_columns(log.schema, slice_by or (), group_by)
     with quiet_imports():  # torch imports TensorFlow where it is installed
-        train_experiment(changed, log, place, resume=True, console=console)
+        train_experiment(changed, log, place, resume=True, console=console, slice_by=slice_by, group_by=group_by)
     return Run(place)
 
 

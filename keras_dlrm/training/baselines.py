@@ -17,6 +17,8 @@ RATE, LOGISTIC = "click rate", "logistic regression"
 _FITTED: WeakKeyDictionary[Any, LinearModel] = WeakKeyDictionary()
 # The verdict looks at two scores, either of which may differ by chance: together they are to be wrong in 5% of all cases at most.
 _CONFIDENCE = 1 - 0.05 / 2
+_APART = 0.5  # an interval of AUC differences that says nothing
+_GIVEN_AWAY = 0.999  # an AUC that no click log has
 _OVERFIT = 1.02  # log loss of validation rows over that of training rows
 
 
@@ -71,6 +73,8 @@ def beside(experiment: Experiment, log: Any, name: str, probabilities: np.ndarra
     other = list(others)[-1]
     against = paired_difference(labels, probabilities, others[other], weights, _CONFIDENCE)
     text = verdict(kind, other, against, experiment, log, result)
+    if scores(labels, others[other], weights)["auc"] >= _GIVEN_AWAY:
+        text += f" The {other} ranks nearly all rows right: a column may give the label away; leave out what only follows a click."
     read = logistic_regression(log).rows
     if other == LOGISTIC and read < len(log.split("train")):
         text += f" The {LOGISTIC} was trained on {read:,} rows."
@@ -101,6 +105,8 @@ def verdict(
     """
     auc, loss = against["auc"], against["logloss"]
     better, worse = auc.low > 0 or loss.high < 0, auc.high < 0 or loss.low > 0
+    if auc.high - auc.low > _APART:
+        return f"{model} and the {other} cannot be told apart: the part that is scored has too few clicks, or rows without one."
     if better and worse:
         said = "ranks better than" if auc.difference > 0 else "ranks worse than"
         said = f"{said} the {other}, and its probabilities are {'worse' if auc.difference > 0 else 'better'}"

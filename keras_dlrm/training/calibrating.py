@@ -13,8 +13,8 @@ from keras_dlrm.training.callbacks import predictions
 from keras_dlrm.training.linear import sigmoid
 
 # Standard errors within which a difference counts as noise: by two or three, small logs of even click rates were shifted at times,
-# and their test parts were the worse for it. And clicks, and other rows, without which there is no telling.
-_NOISE, _FEWEST = 4.0, 10
+# and their test parts were the worse for it.
+_NOISE = 4.0
 _SHIFTS = (-20.0, 20.0)
 _PROBED = 64  # rows
 
@@ -70,7 +70,7 @@ def calibrate_file(path: Path, kept: Path, model: Any, part: Any, batch_size: in
 
 
 def lacking(labels: Any, expected: Any, weights: Any = None) -> float:
-    """The shift that the logits of predictions lack; 0 where their mean is the click rate within noise, or rows are too few.
+    """The shift that the logits of predictions lack; 0 where their mean is the click rate within noise, or the rows have one class.
 
     Args:
         labels: 0 or 1, (N,).
@@ -86,8 +86,8 @@ def lacking(labels: Any, expected: Any, weights: Any = None) -> float:
     weights = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
     seen = labels[weights > 0]
     noise = np.sqrt(np.sum(weights**2 * expected * (1 - expected)))
-    too_few = min(np.sum(seen), np.sum(1 - seen)) < _FEWEST
-    if too_few or abs(np.sum(weights * (labels - expected))) <= _NOISE * noise:
+    one_class = min(np.sum(seen), np.sum(1 - seen)) == 0
+    if one_class or abs(np.sum(weights * (labels - expected))) <= _NOISE * noise:
         return 0.0
     logits, clicks = logits_of(expected), np.sum(weights * labels)
     low, high = _SHIFTS

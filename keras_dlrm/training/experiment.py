@@ -84,7 +84,9 @@ class Experiment:
         kind = self.model.get("type") if isinstance(self.model, Mapping) else None
         if not is_type(kind):
             own = "or of module:Class, a ClickModel of one's own"
-            raise ValueError(f"experiment: model={shown(self.model)} must be a mapping with a type of {MODELS}, {own}.")
+            meant = [f"did you mean {name!r}? " for name in MODELS if isinstance(kind, str) and name.lower() == kind.lower()]
+            allowed = f"it must be a mapping with a type of {MODELS}, {own}"
+            raise ValueError(f"experiment: model={shown(self.model)}: {''.join(meant)}{allowed}.")
         for field, low in (("batch_size", 1), ("epochs", 1), ("patience", 0), ("seed", 0), ("checkpoint_steps", 1)):
             object.__setattr__(self, field, integer("experiment", field, getattr(self, field), low))
         choice("experiment", "monitor", self.monitor, MONITORS)

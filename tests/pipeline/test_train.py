@@ -272,3 +272,16 @@ def test_what_was_found_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
     told = capsys.readouterr().err
     assert "dense columns: price" in told and "left out row: has 900 values in 900 rows" in told
     assert "rows: 720 train, 90 valid, 90 test, cut by when" in told
+
+
+def test_a_budget_slices_and_groups_are_arguments(tmp_path: Path) -> None:
+    run = kd.train(
+        clicks(), "click", output=tmp_path / "run", settings={"epochs": 1}, time_budget=60, slice_by=["user"], group_by="user",
+        verbose=False,
+    )  # fmt: skip
+    assert "user" in (run.directory / "report.json").read_text() and run.experiment.time_budget == 60
+    with pytest.raises(TypeError, match=r"slice_by='user' must be a list of columns; give \['user'\]"):
+        kd.train(clicks(), "click", output=tmp_path / "other", slice_by="user")
+    with pytest.raises(ValueError, match="did you mean 'DLRM'"):
+        kd.train(clicks(), "click", model="dlrm", output=tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -287,3 +287,17 @@ def test_crosses_that_tell_more_than_their_columns_are_proposed_as_comments():
 def test_no_crosses_are_proposed_where_nothing_helps(rows):
     columns = {name: values[:rows] for name, values in logs_of_two(0.0).items()}
     assert "Crosses" not in kd.Schema.infer(columns, label="click").to_yaml()
+
+
+def test_a_list_whose_length_gives_the_label_away_is_left_out():
+    clicks = np.arange(2000) % 3 == 0
+    frame = pl.DataFrame({"x": np.arange(2000) % 17, "bought": [["a"] if click else [] for click in clicks], "click": clicks})
+    schema = kd.Schema.infer(frame, "click")
+    assert "bought" not in schema.column_names and "gives the label away" in schema.inferred.left_out["bought"]
+
+
+def test_seconds_with_a_fraction_under_the_name_of_a_time_order_the_rows():
+    when = 1704067200.25 + np.arange(2000) * 60.5
+    frame = pl.DataFrame({"ts": when, "amount": when, "x": np.arange(2000) % 17, "click": np.arange(2000) % 3 == 0})
+    schema = kd.Schema.infer(frame, "click")
+    assert schema.inferred.time == "ts" and "ts" not in schema.column_names and "amount" in schema.column_names

@@ -137,6 +137,24 @@ def test_the_verdict_tells_whether_it_is_noise_and_a_loser_what_to_try(log, auc,
     assert ("What to try: " in text) == (auc < -0.002 or loss > 0.002)
 
 
+def test_an_interval_that_says_nothing_is_no_verdict(log):
+    against = {"auc": Difference(-0.6, -7.0, 6.0, 0.5), "logloss": Difference(0.1, -1.0, 1.0, 0.5)}
+    text = verdict("DLRM", LOGISTIC, against, Experiment(), log, RUN)
+    assert text == (
+        "DLRM and the logistic regression cannot be told apart: the part that is scored has too few clicks, or rows without one."
+    )
+
+
+def test_a_baseline_that_is_right_about_nearly_all_rows_is_a_leak(tmp_path):
+    rows = np.arange(600)
+    frame = {"told": rows % 2, "user": rows % 7, "click": rows % 2}
+    schema = kd.Schema(dense=["told"], categorical=["user"], label="click")
+    split = {"train": 0.5, "valid": 0.25, "test": 0.25}
+    own = kd.data.tables.preprocess(schema, frame, output=tmp_path / "log", split=split)
+    said = beside(Experiment(), own, "test", np.full(len(own.split("test")), 0.5), RUN)["verdict"]
+    assert "a column may give the label away; leave out what only follows a click" in said
+
+
 def test_advice_follows_from_how_the_run_went(log):
     usual = recipe(log)
     short = usual.override(["epochs=3"])

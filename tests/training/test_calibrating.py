@@ -97,9 +97,11 @@ def test_the_second_label_of_esmm_is_that_of_rows_with_the_first(tmp_path):
 
 
 @pytest.mark.neutral
-def test_few_clicks_and_weights_of_nothing_say_nothing():
-    few = np.arange(1000) < 9
-    assert lacking(few, np.full(1000, 0.5)) == lacking(~few, np.full(1000, 0.5)) == 0.0
+def test_few_clicks_count_where_the_model_expects_far_more_and_rows_of_one_class_say_nothing():
+    few = np.arange(4000) < 3
+    assert lacking(few, np.full(4000, 0.028)) == pytest.approx(np.log(3 / 3997) - np.log(0.028 / 0.972), abs=1e-6)
+    assert lacking(few, np.full(4000, 0.001)) == 0.0  # within noise
+    assert lacking(np.zeros(1000), np.full(1000, 0.5)) == lacking(np.ones(1000), np.full(1000, 0.5)) == 0.0
     assert lacking(np.arange(1000) < 100, np.full(1000, 0.5), np.where(np.arange(1000) < 100, 0.0, 1.0)) == 0.0
 
 

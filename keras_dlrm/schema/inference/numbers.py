@@ -23,7 +23,9 @@ def of_numbers(column: Column) -> Found:
     if not finite.all():
         return _of_the_finite(column, finite)
     if (numbers != np.round(numbers)).any():
-        return _dense(column, "numbers with a fraction")
+        # Of seconds with a fraction no parts are made; they order the rows.
+        moments = times.of_numbers(column.name, np.floor(numbers)) if names.time(column.name) else None
+        return _dense(column, "numbers with a fraction") if moments is None else dataclasses.replace(moments, parts=())
     moments = times.of_numbers(column.name, numbers) if column.kinds > 2 else None
     if moments is not None:
         return moments

@@ -33,8 +33,10 @@ def auc_alone(values: pl.Series, labels: np.ndarray, categorical: bool) -> float
     1.0
     """
     clicks = (labels > 0.5).astype(np.int64)
-    if isinstance(values.dtype, (pl.List, pl.Array)):
+    if isinstance(values.dtype, pl.Array):
         return 0.5
+    if isinstance(values.dtype, pl.List):  # an empty list may stand for no click
+        values, categorical = values.list.len(), False
     if not categorical:
         values = values.cast(pl.Float64, strict=False)
     ranks = values.rank("dense").fill_null(0).to_numpy().astype(np.int64)  # 0: missing
