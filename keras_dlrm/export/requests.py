@@ -70,6 +70,8 @@ def expected_probabilities(model: Any, batch: Mapping[str, np.ndarray], stored: 
     """p(click) that an exported model should give, (B, T): the live model's, with `StoredTables` instead of its own if given."""
     # Not by `predict`, which TensorFlow traces anew for each number of rows, and says so at length.
     arrays = {name: np.asarray(values) for name, values in batch.items()}
+    if not len(next(iter(arrays.values()))):
+        return np.zeros((0, model.n_labels), np.float32)  # layers of one's own may fail for no rows
     with taped(stored):
         return keras.ops.convert_to_numpy(model(model.narrowing.arrays(arrays), training=False))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ from keras_dlrm.data.packed.split import Split
 from keras_dlrm.data.preprocessor.bad_rows import BadRow, BadRows
 from keras_dlrm.data.preprocessor.csv_dialect import CsvDialect
 from keras_dlrm.data.preprocessor.preprocessor import Preprocessor
-from keras_dlrm.data.preprocessor.unseen import Tally, Unseen
+from keras_dlrm.data.preprocessor.unseen import Tally, Unseen, warning
 from keras_dlrm.data.tables.file_rows import FileRows, Part
 from keras_dlrm.data.tables.files import Inputs
 from keras_dlrm.files.read_ahead import one_ahead
@@ -151,6 +152,9 @@ def predict_rows(
     Raises:
         FileNotFoundError, KeyError, ValueError, TypeError: as of `predict_files`.
 
+    Warns:
+        UserWarning: half of a column's values, or more, are not in its vocabulary: they may be written in another way.
+
     Example:
 
     >>> schema = kd.Schema(categorical=[kd.Categorical("C1", 10)])
@@ -164,6 +168,8 @@ def predict_rows(
     size = integer(who, "batch_size", batch_size)
     with ThreadPoolExecutor(worker_count(who, workers)) as executor:
         _score(model, read.parts(executor, lambda done, total: None), size, columns, scored)
+    if said := warning(read.columns.unseen.columns()):
+        warnings.warn(f"{who}: {said}", stacklevel=2)
     every = np.concatenate([np.empty((0, len(columns)), np.float32), *scored.parts])
     return every[:, 0] if len(columns) == 1 else every
 

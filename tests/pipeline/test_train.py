@@ -280,6 +280,8 @@ def test_a_budget_slices_and_groups_are_arguments(tmp_path: Path) -> None:
         verbose=False,
     )  # fmt: skip
     assert "user" in (run.directory / "report.json").read_text() and run.experiment.time_budget == 60
+    with pytest.warns(UserWarning, match="100% of the values of 'user' are unseen; are these rows of the log, and in the form"):
+        run.predict(clicks().with_columns(user=pl.lit("nobody")))
     with pytest.raises(TypeError, match=r"slice_by='user' must be a list of columns; give \['user'\]"):
         kd.train(clicks(), "click", output=tmp_path / "other", slice_by="user")
     with pytest.raises(ValueError, match="did you mean 'DLRM'"):

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_exports")
 def test_a_missing_id_column_and_a_file_that_is_no_parquet_are_named(tmp_path: Path, log: Any, model: Any) -> None:
     path = save(NEW, tmp_path / "rows.parquet")
     options: dict[str, Any] = {"output": tmp_path / "p.csv", "preprocessor": log.preprocessor}
-    with pytest.raises(KeyError, match="rows.parquet: column 'key' is missing; the file has"):
+    with pytest.raises(KeyError, match="rows.parquet: column 'key' is missing; it has"):
         predict_files(model, path, id_columns=["key"], **options)
     for content in (b"", b"PAR1 and no more of it"):
         path.write_bytes(content)
@@ -73,7 +73,7 @@ def test_bad_rows_stop_the_run_or_are_left_out_and_counted(tmp_path: Path, log: 
         ({"id_columns": "unused"}, TypeError, "id_columns='unused' is a string"),
         ({"id_columns": ["unused", "unused"]}, ValueError, "two columns 'unused'"),
         ({"id_columns": ["unused"], "column": "unused"}, ValueError, "two columns 'unused'"),
-        ({"id_columns": ["key"]}, KeyError, "rows.csv: column 'key' is missing; the file has"),
+        ({"id_columns": ["key"]}, KeyError, "rows.csv: column 'key' is missing; it has"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
         ({"workers": 0}, ValueError, "workers=0"),
         ({"on_error": "ignore"}, ValueError, "on_error='ignore'"),
