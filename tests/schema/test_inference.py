@@ -301,3 +301,19 @@ def test_seconds_with_a_fraction_under_the_name_of_a_time_order_the_rows():
     frame = pl.DataFrame({"ts": when, "amount": when, "x": np.arange(2000) % 17, "click": np.arange(2000) % 3 == 0})
     schema = kd.Schema.infer(frame, "click")
     assert schema.inferred.time == "ts" and "ts" not in schema.column_names and "amount" in schema.column_names
+
+
+def test_a_code_with_a_letter_in_one_of_many_rows_is_a_category():
+    codes = [str(i % 50) for i in range(3000)]
+    codes[2500] = "A"
+    frame = pl.DataFrame({"code": codes, "price": codes, "x": np.arange(3000) % 17, "click": np.arange(3000) % 3 == 0})
+    schema = kd.Schema.infer(frame, "click")
+    assert "code" in schema.categorical_names and "if that means missing" in schema.inferred.left_out["price"]
+
+
+def test_a_column_called_weight_is_an_amount_with_a_warning():
+    frame = pl.DataFrame({"weight": np.linspace(1, 2, 500), "item_weight": np.linspace(1, 2, 500), "click": np.arange(500) % 2})
+    schema = kd.Schema.infer(frame, "click")
+    assert set(schema.dense_names) == {"weight", "item_weight"}
+    said = [text for text in schema.inferred.warnings if "sample_weight" in text]
+    assert len(said) == 1 and said[0].startswith("Column 'weight' is taken for an amount")

@@ -95,12 +95,13 @@ class IndexInGraph(tf.Module):
         probabilities: Callable[[Batch], Any], schema: Any,
     ) -> dict[str, Any]:  # fmt: skip
         """The answer of `recommend`: ids (B, k) and probabilities (B, k), 0 where there is no item."""
-        rows, scores = (best := self.best(vectors, self.rows(exclude), candidates)).rows, best.scores / self._temperature
+        best = self.best(vectors, self.rows(exclude), candidates)
+        rows, scores = best.rows, best.scores / self._temperature
         chances = tf.reshape(probabilities(self._pairs(users, rows, candidates, schema)), [-1, candidates])
         by = blended(tf.math, chances, tf.where(rows < 0, 0.0, scores), blend) if blend else chances
         places = tf.math.top_k(tf.where(rows < 0, -np.inf, by), k).indices
-        best, values = (tf.gather(each, places, batch_dims=1) for each in (rows, chances))
-        return {"ids": self.named(best), "probabilities": tf.where(best < 0, 0.0, values)}
+        rows, chances = (tf.gather(each, places, batch_dims=1) for each in (rows, chances))
+        return {"ids": self.named(rows), "probabilities": tf.where(rows < 0, 0.0, chances)}
 
     def _pairs(self, users: Batch, rows: Any, count: int, schema: Any) -> dict[str, Any]:
         """Packed batch of a schema: each user with its candidates; see `retrieval.two_stage.pairs`."""

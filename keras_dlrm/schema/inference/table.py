@@ -23,6 +23,7 @@ from keras_dlrm.schema.inference.times import Times, of_moments
 from keras_dlrm.schema.time_parts import SPARSE_PARTS, part_of
 
 _MARKERS = ["?", "-", "na", "n/a", "nan", "null", "none", "\\n", "missing", "unknown"]
+_WEIGHTS = {"weight", "weights", "sample_weight", "row_weight"}
 _GIVEN_AWAY, _STRONG = 0.98, 0.9  # AUC of a single column
 
 
@@ -137,6 +138,10 @@ def _add(
     if auc >= _STRONG:
         inferred.warnings.append(
             f"Column {name!r} has AUC {auc:.3f} by itself: leave it out unless it is known before the click."
+        )
+    if not sparse and name.lower() in _WEIGHTS:
+        inferred.warnings.append(
+            f"Column {name!r} is taken for an amount: if it says how much a row counts, make it the schema's sample_weight."
         )
     missing = 1 - len(column) / len(values)
     share = "" if not missing else f"; {missing:.0%} missing" if missing >= 0.005 else "; a few missing"

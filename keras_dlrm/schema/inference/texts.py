@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from keras_dlrm.schema.inference import lists, times
+from keras_dlrm.schema.inference import lists, names, times
 from keras_dlrm.schema.inference.column import Column, Found
 from keras_dlrm.schema.inference.numbers import of_numbers
 
@@ -55,6 +55,8 @@ def _of_digits(column: Column) -> Found | None:
         return None if hexadecimal else of_numbers(Column(column.name, floats, column.rows, column.whole))
     if texts.str.contains(_DRESSED).all():
         return f"holds numbers such as {odd[0]!r:.30}; write them as 1234.5, without spaces, signs or marks"
+    if (names.meaning(column.name) or ("",))[0] == "code" and column.kinds * _REPEATED <= len(column):
+        return None  # codes some of which are letters
     if len(odd) < 0.5 * len(texts) and odd.n_unique() <= 3 and len(texts) - len(odd) >= 2:
         kinds = ", ".join(f"{value!r:.30}" for value in odd.unique(maintain_order=True))
         return f"holds numbers and {kinds}; if that means missing, leave the field empty or give --csv-null"
