@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlrm.backend.private_keras import layers_in
+
 # Rows of the batches that the layer is tried with, so that an output of fixed rows, or of the batch's own size, is seen.
 _ROWS = (2, 3)
 
@@ -50,13 +52,12 @@ def configuration(layer: keras.layers.Layer) -> dict[str, Any]:
 
 
 def _check_saves(who: str, layer: keras.layers.Layer, vectors: Any) -> None:
-    """`ValueError` where the layer that a loaded model would have is not this one."""
-    fix = (
-        "a saved model could not be loaded. Give the class @keras.saving.register_keras_serializable(), a get_config with all "
-        "arguments of its __init__, and **kwargs for Keras's own"
-    )
+    """`ValueError` where the layer that its configuration makes is not this one."""
+    fix = "no saved model could be loaded. Give its class a get_config with all arguments of its __init__, and **kwargs for Keras's"
+    # A class that is not registered, and a lambda, can be given when the model is loaded.
+    known = {type(each).__name__: type(each) for each in layers_in(layer)}
     try:
-        restored = keras.saving.deserialize_keras_object(configuration(layer))
+        restored = keras.saving.deserialize_keras_object(configuration(layer), known, safe_mode=False)
         restored(vectors, training=False)  # builds it
         weights = layer.get_weights()
         if [w.shape for w in restored.get_weights()] != [w.shape for w in weights]:

@@ -168,7 +168,8 @@ def predict_rows(
     size = integer(who, "batch_size", batch_size)
     with ThreadPoolExecutor(worker_count(who, workers)) as executor:
         _score(model, read.parts(executor, lambda done, total: None), size, columns, scored)
-    if said := warning(read.columns.unseen.columns()):
+    cold = {column.name for column in model.schema.categorical if column.id_dropout}  # new ids are expected there
+    if said := warning([each for each in read.columns.unseen.columns() if each.column not in cold]):
         warnings.warn(f"{who}: {said}", stacklevel=2)
     every = np.concatenate([np.empty((0, len(columns)), np.float32), *scored.parts])
     return every[:, 0] if len(columns) == 1 else every
