@@ -97,6 +97,7 @@ def test_layer_whose_class_has_the_name_of_an_interaction_is_a_layer_all_the_sam
     assert model.predict(BATCH, verbose=0).shape == (6, 1)
 
 
+@pytest.mark.slow
 def test_several_layers_with_weights_and_dropout_are_saved(tmp_path):
     layer = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(5), keras.layers.Dropout(0.5)])
     model = dlrm(layer)

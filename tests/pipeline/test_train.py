@@ -274,6 +274,7 @@ def test_what_was_found_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "rows: 720 train, 90 valid, 90 test, cut by when" in told
 
 
+@pytest.mark.slow
 def test_a_budget_slices_and_groups_are_arguments(tmp_path: Path) -> None:
     run = kd.train(
         clicks(), "click", output=tmp_path / "run", settings={"epochs": 1}, time_budget=60, slice_by=["user"], group_by="user",

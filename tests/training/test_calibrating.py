@@ -115,6 +115,7 @@ MODEL = {"type": "DLRM", "embedding_dim": 4, "bottom_mlp": [4], "top_mlp": [4, 1
 FEW = Experiment(MODEL, optimizer={"name": "adam", "learning_rate": 1e-5}, batch_size=500)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_model_whose_clicks_are_those_of_the_validation_part(tmp_path):
     log = log_in(tmp_path)
     plain = train(FEW, log, tmp_path / "plain")
@@ -129,6 +130,7 @@ def test_a_run_keeps_the_model_whose_clicks_are_those_of_the_validation_part(tmp
     assert abs(rates[1]["calibration"] - 1) < 0.2 and not (tmp_path / "run" / "shifts.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_between_its_model_and_its_result_says_what_was_shifted(tmp_path, monkeypatch):
     log, chosen = log_in(tmp_path), FEW.override({"calibrate": True})
     whole = train(chosen, log, tmp_path / "whole")
@@ -145,6 +147,7 @@ def test_a_run_that_ends_between_its_model_and_its_result_says_what_was_shifted(
 
 
 @pytest.mark.neutral
+@pytest.mark.slow
 def test_without_a_test_part_there_is_no_shift_to_score(tmp_path):
     schema = kd.Schema(dense=["x"], categorical=[kd.Categorical("a", 20), kd.Categorical("b", 20)])
     log = PlantedClickLog(schema, seed=0).write(tmp_path / "log", {"train": 2000, "valid": 2000})
