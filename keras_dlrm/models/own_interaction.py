@@ -40,7 +40,7 @@ def width_of(layer: keras.layers.Layer, shape: tuple[int, int], dtype: str) -> i
             raise ValueError(f"{who} maps vectors ({rows}, {shape[0]}, {shape[1]}) to {got}; it must give {allowed}.")
         if not keras.backend.is_float_dtype(kind := keras.backend.standardize_dtype(output.dtype)):
             raise ValueError(f"{who} gives {kind}, through which nothing learns; it must give floating-point numbers: cast them.")
-    _check_saves(who, layer, vectors[1])
+    _check_saves(who, layer, vectors[1], outputs[1])
     return math.prod(map(int, outputs[0].shape[1:]))
 
 
@@ -51,7 +51,7 @@ def configuration(layer: keras.layers.Layer) -> dict[str, Any]:
     return made
 
 
-def _check_saves(who: str, layer: keras.layers.Layer, vectors: Any) -> None:
+def _check_saves(who: str, layer: keras.layers.Layer, vectors: Any, output: Any) -> None:
     """`ValueError` where the layer that its configuration makes is not this one."""
     fix = "no saved model could be loaded. Give its class a get_config with all arguments of its __init__, and **kwargs for Keras's"
     # A class that is not registered, and a lambda, can be given when the model is loaded.
@@ -63,7 +63,7 @@ def _check_saves(who: str, layer: keras.layers.Layer, vectors: Any) -> None:
         if [w.shape for w in restored.get_weights()] != [w.shape for w in weights]:
             raise ValueError("its weights have other shapes then")
         restored.set_weights(weights)
-        outputs = [ops.cast(each(vectors, training=False), "float32") for each in (layer, restored)]
+        outputs = [ops.cast(each, "float32") for each in (output, restored(vectors, training=False))]
         output, again = map(ops.convert_to_numpy, outputs)
         if output.shape != again.shape or not np.allclose(output, again, rtol=1e-2, atol=1e-3, equal_nan=True):
             raise ValueError("it gives other outputs then")

@@ -69,11 +69,12 @@ def beside(experiment: Experiment, log: Any, name: str, probabilities: np.ndarra
     labels, weights = np.asarray(part.labels), part.sample_weights()
     if kind == "LogisticRegression":
         del others[LOGISTIC]
-    rows = [{"model": key, "part": name, **scores(labels, values, weights)} for key, values in others.items()]
+    scored = {key: scores(labels, values, weights) for key, values in others.items()}
+    rows = [{"model": key, "part": name, **values} for key, values in scored.items()]
     other = list(others)[-1]
     against = paired_difference(labels, probabilities, others[other], weights, _CONFIDENCE)
     text = verdict(kind, other, against, experiment, log, result)
-    if scores(labels, others[other], weights)["auc"] >= _GIVEN_AWAY:
+    if scored[other]["auc"] >= _GIVEN_AWAY:
         text += f" The {other} ranks nearly all rows right: a column may give the label away; leave out what only follows a click."
     read = logistic_regression(log).rows
     if other == LOGISTIC and read < len(log.split("train")):

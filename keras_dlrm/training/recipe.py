@@ -57,7 +57,7 @@ def recipe(log: Any, model: str = "DLRM") -> Experiment:
         "embedding_optimizer": f"{often}: l2 is {_ROW_L2:g} / that, from 1e-05 to 0.1; "
         f"a small rate for few rows, rare ids, or {_LARGE:,} rows and more",
         "batch_size": f"{rows:,} rows: about {_BATCHES} batches an epoch, 256 to 4096 rows each",
-        "epochs": f"an upper bound, {_EPOCHS[0]} or {_STEPS:,} steps, whichever is more; patience ends the run"
+        "epochs": f"an upper bound, {_EPOCHS[0]} or {_STEPS:,} steps, and at most {_EPOCHS[1]}; patience ends the run"
         if validated else "no validation part ends the run sooner",
         "monitor": "AUC minus normalized entropy: ranks and probabilities together",
         "patience": "epochs without a better score",

@@ -61,8 +61,8 @@ def test_negative_ids_and_broken_numbers_are_named_in_any_case(tmp_path):
         ("X_int", float("nan"), "column I1: value nan must be an integer below 2"),
         ("X_int", 2.0**40, "column I1: value 1099511627776.0 must be an integer below 2"),
     ):
-        given = DAYS[1][array].astype(float) if isinstance(value, float) else DAYS[1][array]
-        broken = {**DAYS[1], array: np.where(at[:, None], value, given)}
+        array_of_a_day = DAYS[1][array].astype(float) if isinstance(value, float) else DAYS[1][array]
+        broken = {**DAYS[1], array: np.where(at[:, None], value, array_of_a_day)}
         np.savez_compressed(tmp_path / "day_1_reordered.npz", **broken)
         for limit in (None, 60, 2**40):
             log = kd.data.reference.open(tmp_path, max_ind_range=limit)

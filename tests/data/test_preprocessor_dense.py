@@ -27,24 +27,24 @@ def test_dense_transforms_give_the_documented_values():
         ("standardize", (x - x.mean()) / x.std()),
         ("log1p_standardize", (logs - logs.mean()) / logs.std()),
     ]:
-        found = fit_dense(transform, [x[:2], x[2:]]).transform({"x": x})["dense"][:, 0]
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        transformed = fit_dense(transform, [x[:2], x[2:]]).transform({"x": x})["dense"][:, 0]
+        np.testing.assert_allclose(transformed, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_quantile_transform_spreads_any_distribution_over_minus_one_to_one():
     x = np.random.default_rng(0).lognormal(sigma=3.0, size=5000)
-    found = fit_dense("quantile", [x[:1000], x[1000:]]).transform({"x": x})["dense"][:, 0]
+    transformed = fit_dense("quantile", [x[:1000], x[1000:]]).transform({"x": x})["dense"][:, 0]
     ranks = 2.0 * np.argsort(np.argsort(x)) / len(x) - 1.0
-    assert np.abs(found - ranks).max() < 0.01
+    assert np.abs(transformed - ranks).max() < 0.01
     constant = fit_dense("quantile", [[2.0, 2.0]])
     assert constant.transform({"x": [1.0, 2.0, 3.0]})["dense"][:, 0].tolist() == [-1.0, 0.0, 1.0]
 
 
 def test_distinct_quantiles_give_no_more_room_to_a_value_that_many_rows_have():
     x = np.concatenate([np.zeros(9000), np.random.default_rng(0).uniform(1, 2, 1000)])
-    found = fit_dense("distinct_quantile", [x]).transform({"x": [-1.0, 0.0, 1.0, 1.5, 2.0, 3.0, None]})["dense"][:, 0]
-    assert found[[0, 1, 4, 5, 6]].tolist() == [-1.0, -1.0, 1.0, 1.0, 0.0]
-    assert -1 < found[2] < -0.9 and abs(found[3]) < 0.1
+    transformed = fit_dense("distinct_quantile", [x]).transform({"x": [-1.0, 0.0, 1.0, 1.5, 2.0, 3.0, None]})["dense"][:, 0]
+    assert transformed[[0, 1, 4, 5, 6]].tolist() == [-1.0, -1.0, 1.0, 1.0, 0.0]
+    assert -1 < transformed[2] < -0.9 and abs(transformed[3]) < 0.1
     constant = fit_dense("distinct_quantile", [[2.0, 2.0]])
     assert constant.transform({"x": [1.0, 2.0, 3.0]})["dense"][:, 0].tolist() == [0.0, 0.0, 0.0]
 
@@ -73,8 +73,8 @@ def test_raw_values_are_read_off_model_inputs(transform, values):
 def test_missing_dense_values_become_the_given_one_after_the_transform(transform):
     preprocessor = fit_dense(transform, [[1.0, None, 5.0]], missing=-3.5)
     for values in ([None, 2.0], [float("nan"), 2.0], ["", "2"]):
-        found = preprocessor.transform({"x": values})["dense"][:, 0]
-        assert found[0] == -3.5 and found[1] != -3.5
+        transformed = preprocessor.transform({"x": values})["dense"][:, 0]
+        assert transformed[0] == -3.5 and transformed[1] != -3.5
 
 
 def test_constant_or_empty_dense_column_does_not_divide_by_zero():

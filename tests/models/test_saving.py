@@ -79,8 +79,8 @@ def test_an_interaction_of_ones_own_is_exported_to_onnx(tmp_path):
     batch, _ = data(rows=6)
     session = runtime.InferenceSession(str(onnx(model, tmp_path / "m.onnx")))
     types = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32"}
-    given = {i.name: batch[i.name].astype(types[i.type]) for i in session.get_inputs()}
-    np.testing.assert_allclose(session.run(None, given)[0], model.predict(batch, verbose=0), rtol=1e-5)
+    feeds = {i.name: batch[i.name].astype(types[i.type]) for i in session.get_inputs()}
+    np.testing.assert_allclose(session.run(None, feeds)[0], model.predict(batch, verbose=0), rtol=1e-5)
 
 
 OWN = """

@@ -32,17 +32,17 @@ def test_predictions_are_those_of_predict_in_the_order_of_the_rows(
         model, tmp_path / f"day-*.{ending}", output=tmp_path / "p.parquet", preprocessor=log.preprocessor,
         id_columns=["unused", "city", "click"], batch_size=64,
     )  # fmt: skip
-    found = pl.read_parquet(tmp_path / "p.parquet")
-    assert (done.rows, done.skipped, len(found)) == (ROWS, 0, ROWS) and len(parts) == 2
+    table = pl.read_parquet(tmp_path / "p.parquet")
+    assert (done.rows, done.skipped, len(table)) == (ROWS, 0, ROWS) and len(parts) == 2
     number = pl.String if "sv" in ending else pl.Int64
-    assert found.schema == {"unused": number, "city": pl.String, "click": number, "probability": pl.Float32}
-    assert found["unused"].cast(pl.Int64).to_list() == [row["unused"] for row in NEW]
+    assert table.schema == {"unused": number, "city": pl.String, "click": number, "probability": pl.Float32}
+    assert table["unused"].cast(pl.Int64).to_list() == [row["unused"] for row in NEW]
     # A CSV file has no difference between an empty text and none.
     empty = "" if "sv" in ending else None
-    assert found["city"].to_list() == [empty if row["city"] is None else row["city"] for row in NEW]
+    assert table["city"].to_list() == [empty if row["city"] is None else row["city"] for row in NEW]
     answers = expected(log, model, NEW)
     assert np.ptp(answers) > 0.05
-    np.testing.assert_allclose(found["probability"], answers, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(table["probability"], answers, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.neutral
@@ -71,9 +71,9 @@ def test_neither_the_batch_nor_the_blocks_of_the_file_change_the_result(
         patch.setattr(table_records, "BLOCK_RECORDS", block)
         done = predict_files(model, path, output=tmp_path / "p.csv", preprocessor=log.directory, batch_size=batch,
                              id_columns=["unused"], overwrite=True, workers=2)  # fmt: skip
-    found = pl.read_csv(tmp_path / "p.csv")
-    assert done.rows == ROWS and found["unused"].to_list() == [row["unused"] for row in NEW]
-    np.testing.assert_allclose(found["probability"], expected(log, model, NEW), rtol=1e-5, atol=1e-6)
+    table = pl.read_csv(tmp_path / "p.csv")
+    assert done.rows == ROWS and table["unused"].to_list() == [row["unused"] for row in NEW]
+    np.testing.assert_allclose(table["probability"], expected(log, model, NEW), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.neutral
@@ -100,8 +100,8 @@ def test_files_without_rows_give_the_columns_without_rows(
     if output == "p.csv":
         assert (tmp_path / output).read_text() == "unused,probability\n"
     else:
-        found = pl.read_parquet(tmp_path / output)
-        assert found.schema == {"unused": pl.Int64 if ending == "parquet" else pl.String, "probability": pl.Float32}
+        table = pl.read_parquet(tmp_path / output)
+        assert table.schema == {"unused": pl.Int64 if ending == "parquet" else pl.String, "probability": pl.Float32}
     both = [path, save(NEW[:5], tmp_path / f"some.{ending}")]
     if "tfrecord" not in ending:
         done = predict_files(model, both, output=tmp_path / output, preprocessor=log.directory, overwrite=True)
@@ -114,10 +114,10 @@ def test_columns_that_hold_ids_already_need_no_preprocessor(tmp_path: Path) -> N
     frame = pl.DataFrame({"x": [0.5, -1.0], "a": [9, -1], "tags": [[5, 0], []]})
     frame.write_parquet(tmp_path / "ids.parquet")
     predict_files(model, tmp_path / "ids.parquet", output=tmp_path / "p.tsv.gz", preprocessor=None, column="p(click)")
-    found = pl.read_csv(tmp_path / "p.tsv.gz", separator="\t")
-    assert found.columns == ["p(click)"]
+    table = pl.read_csv(tmp_path / "p.tsv.gz", separator="\t")
+    assert table.columns == ["p(click)"]
     answers = model.predict({"dense": np.array([[0.5], [-1]], "f"), "sparse": np.array([[9, 5, 0], [-1, -1, -1]])}, verbose=0)
-    np.testing.assert_allclose(found["p(click)"], answers.ravel(), rtol=1e-5)
+    np.testing.assert_allclose(table["p(click)"], answers.ravel(), rtol=1e-5)
     pl.DataFrame({"x": [0.5], "a": [10], "tags": [[1]]}).write_parquet(tmp_path / "beyond.parquet")
     with pytest.raises(ValueError, match="row 0, column a: value '10' must be an integer id: 0 … 9"):
         predict_files(model, tmp_path / "beyond.parquet", output=tmp_path / "q.csv", preprocessor=None)
@@ -133,9 +133,9 @@ def test_id_columns_keep_their_types_and_parquet_holds_lists(tmp_path: Path, log
     names = ["big", "kind", "when", "tags", "price"]
     options: dict[str, Any] = {"preprocessor": log.directory, "id_columns": names}
     predict_files(model, tmp_path / "rows.parquet", output=tmp_path / "p.parquet", **options)
-    found = pl.read_parquet(tmp_path / "p.parquet")
-    assert found.drop("probability").equals(wide.select(names).with_columns(pl.col("kind").cast(pl.String)))
-    assert found["tags"].dtype == pl.List(pl.String) and found["big"].dtype == pl.Int64
+    table = pl.read_parquet(tmp_path / "p.parquet")
+    assert table.drop("probability").equals(wide.select(names).with_columns(pl.col("kind").cast(pl.String)))
+    assert table["tags"].dtype == pl.List(pl.String) and table["big"].dtype == pl.Int64
     with pytest.raises(ValueError, match="column 'tags' is List.*which a text file cannot hold"):
         predict_files(model, tmp_path / "rows.parquet", output=tmp_path / "p.csv", **options)
 

@@ -31,12 +31,12 @@ def test_a_split_is_scored_with_its_row_numbers_and_labels(tmp_path: Path, plant
     data = kd.data.open(planted.directory)
     net = kd.models.DCNv2(data.schema, 4, deep_mlp=[8])
     done = predict_split(net, data.split("test"), output=tmp_path / "p.parquet", batch_size=batch)
-    found = pl.read_parquet(tmp_path / "p.parquet")
-    assert done.rows == 250 and found.schema == {"row": pl.Int64, "click": pl.Float32, "probability": pl.Float32}
-    assert found["row"].to_list() == list(range(250))
+    table = pl.read_parquet(tmp_path / "p.parquet")
+    assert done.rows == 250 and table.schema == {"row": pl.Int64, "click": pl.Float32, "probability": pl.Float32}
+    assert table["row"].to_list() == list(range(250))
     arrays, label = data.split("test").arrays()
-    np.testing.assert_array_equal(found["click"], label)
-    np.testing.assert_allclose(found["probability"], net.predict(dict(arrays), verbose=0).ravel(), rtol=1e-5)
+    np.testing.assert_array_equal(table["click"], label)
+    np.testing.assert_allclose(table["probability"], net.predict(dict(arrays), verbose=0).ravel(), rtol=1e-5)
     with pytest.raises(ValueError, match="columns 'row', 'click' and 'click'"):
         predict_split(net, data.split("test"), output=tmp_path / "q.parquet", column="click")
     with pytest.raises(ValueError, match="no column 'y', which the model takes"):
@@ -68,9 +68,9 @@ def test_the_command_scores_files_in_a_process_of_its_own(
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["rows"] + said["skipped"] == len(spoil(NEW)) and said["rows_per_s"] > 0
     assert f"{said['skipped']} rows were skipped" in done.stderr and "column given" in done.stderr
-    found = pl.read_parquet(tmp_path / "p.parquet")
-    keep = found["unused"].cast(pl.Int64).is_first_distinct() & (found["unused"].cast(pl.Int64) == 1000)
-    np.testing.assert_allclose(found["probability"].filter(keep), expected(log, model, NEW[:1]), rtol=1e-5, atol=1e-7)
+    table = pl.read_parquet(tmp_path / "p.parquet")
+    keep = table["unused"].cast(pl.Int64).is_first_distinct() & (table["unused"].cast(pl.Int64) == 1000)
+    np.testing.assert_allclose(table["probability"].filter(keep), expected(log, model, NEW[:1]), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.neutral

@@ -61,9 +61,9 @@ def test_bad_rows_stop_the_run_or_are_left_out_and_counted(tmp_path: Path, log: 
     usable = [row for row in spoil(NEW) if row["given"] not in (50, 51, -2)]
     usable = [row for row in usable if len(row["tags"]) < 4]
     assert done.rows == len(usable) and done.skipped == len(spoil(NEW)) - len(usable) == len(done.examples)
-    found = pl.read_parquet(tmp_path / "p.parquet")
-    assert found["unused"].cast(pl.Int64).to_list() == [row["unused"] for row in usable]
-    np.testing.assert_allclose(found["probability"], expected(log, model, usable), rtol=1e-5, atol=1e-7)
+    written = pl.read_parquet(tmp_path / "p.parquet")
+    assert written["unused"].cast(pl.Int64).to_list() == [row["unused"] for row in usable]
+    np.testing.assert_allclose(written["probability"], expected(log, model, usable), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.neutral
@@ -94,9 +94,9 @@ def test_wrong_arguments_are_named_and_nothing_is_written(
     save(NEW[:5], Path("rows.parquet"))
     Path("log.txt").write_text("x")
     before = sorted(p.name for p in tmp_path.iterdir())
-    given = {"inputs": "rows.csv", "output": "p.csv", "preprocessor": log.preprocessor, **options}
+    named = {"inputs": "rows.csv", "output": "p.csv", "preprocessor": log.preprocessor, **options}
     with pytest.raises(error, match=words):
-        predict_files(model, given.pop("inputs"), **given)
+        predict_files(model, named.pop("inputs"), **named)
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
