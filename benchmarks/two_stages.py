@@ -3,15 +3,17 @@
     KERAS_BACKEND=jax python benchmarks/two_stages.py --source data/ml-1m --write
 
 A row is a film that a user rated next, with the films before it. Each user's last two films are held out; the last one is ranked
-among all films that the user has not rated before. The DLRM begins with the first stage's tables. It learns each of a user's latest
-rows beside films that the first stage would have proposed then and that the user did not rate, by a softmax over the list. The one
-before the last tells how much of the first stage's score belongs into the order.
+among all films that the user has not rated before. The DLRM learns each user's latest rows beside other candidates, by a softmax
+over the list. What it is told of them must be as it will be later, so they come from a first stage that was trained without these
+rows. And a list is left out where the film is not among the candidates: it would teach the DLRM to prefer what is unlikely. Beside
+the columns of users and films it has what the towers cannot know: how often the film comes after, or near, those before it.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,11 @@ from results import machine, markdown_table, report, write_option  # noqa: E402
 
 import keras_dlrm as kd  # noqa: E402
 
-LAST, BEFORE, BATCH, CANDIDATES = 3, 20, 2048, 200
+LAST, BEFORE, NEAR, BATCH, CANDIDATES, TEMPERATURE = 3, 20, 10, 2048, 200, 0.07
 # Lists of the second stage: rows of a batch, negatives of each, and how many of a user's rows.
 LISTS, NEGATIVES, LATEST = 256, 16, 40
+OF_PAIRS = ["score", "share", *(f"after_{i}" for i in range(LAST)), "near_last", "near_mean", "near_most"]
 BEST = "two-tower, then DLRM"
-BLENDS = (0.0, 0.1, 0.25, 0.5, 1.0)
 
 
 class Log:
@@ -58,13 +60,14 @@ class Log:
         self.person = np.column_stack([np.unique(people[:, column], return_inverse=True)[1] for column in (1, 2, 3)])
         self.popularity = np.bincount(self.film[self.train], minlength=self.films)
 
-    def schema(self) -> kd.Schema:
+    def schema(self, dense: Sequence[str] = ()) -> kd.Schema:
         sizes = {"user": self.users, "gender": 2, "age": 7, "occupation": 21}
         columns = [kd.Categorical(name, size) for name, size in sizes.items()]
         columns += [kd.Categorical(f"last_{i}", self.films, table="last") for i in range(LAST)]
         columns += [kd.Categorical("before", self.films, hotness=BEFORE, combiner="mean", table="film")]
         columns += [kd.Categorical("film", self.films), kd.Categorical("year", 83)]
-        return kd.Schema(categorical=[*columns, kd.Categorical("genres", 18, hotness=6, combiner="mean")], label="next")
+        columns += [kd.Categorical("genres", 18, hotness=6, combiner="mean")]
+        return kd.Schema(dense=dense, categorical=columns, label="next")
 
     def packed(self, rows: np.ndarray, films: np.ndarray) -> dict[str, np.ndarray]:
         """The users as they were before the ratings of `rows`, each with a film."""
@@ -96,22 +99,87 @@ class Pairs(keras.utils.PyDataset):
         return self.log.packed(rows, self.log.film[rows]), np.ones(self.size, np.float32)
 
 
-class Lists(Pairs):
-    """Shuffled rows, each beside some of its best candidates by vectors of all rows' users and of all films."""
+class FirstStage:
+    """A two-tower model of some rows, and how often the films of these rows come after and near each other."""
 
-    def __init__(self, log: Log, rows: np.ndarray, seed: int, users: np.ndarray, films: np.ndarray) -> None:
-        self.users, self.films = users, films
-        super().__init__(log, rows, seed, LISTS)
+    def __init__(self, log: Log, rows: np.ndarray, seed: int, epochs: int) -> None:
+        self.log, schema, item = log, log.schema(), ["film", "year", "genres"]
+        user = [name for name in schema.categorical_names if name not in item]
+        self.model = kd.models.TwoTower(
+            schema, user, item, 32, 64, [128], [128],
+            item_id="film", temperature=TEMPERATURE, init_scale=0.1, seed=seed)  # fmt: skip
+        data, times = Pairs(log, rows, seed), np.bincount(log.film[rows], minlength=log.films)
+        compiled(self.model, 0.003, epochs * len(data), loss=kd.losses.InBatchSoftmax(log_q=times + 1))
+        self.model.fit(data, epochs=epochs, verbose=0)
+        self.catalog = log.packed(np.zeros(log.films, int), np.arange(log.films))
+        self.films = keras.ops.convert_to_numpy(self.model.item_vectors(self.catalog))
+        after, near = np.zeros((2, log.films, log.films), np.float32)
+        for back in range(1, NEAR + 1):
+            later = rows[log.place[rows] >= back]
+            np.add.at(near, (log.film[later - back], log.film[later]), 1)
+            if back <= LAST:
+                np.add.at(after, (log.film[later - back], log.film[later]), 1 / back)
+        share = (times + 10) / np.sum(times + 10)
+        self.share = np.log(share)
+        self.after = np.log((after + 5 * share) / (after.sum(axis=1, keepdims=True) + 5) / share)
+        self.near = (near + near.T) / np.sqrt(np.outer(times + 10, times + 10))
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """The users as they were before these rows, (B, 64)."""
+        return keras.ops.convert_to_numpy(self.model.user_vectors(self.log.packed(rows, self.log.film[rows])))
+
+    def candidates(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows whose film is among the best that the user did not rate otherwise, and these films, (B, 200)."""
+        kept, best = [], []
+        for first in range(0, len(rows), 4096):
+            some = rows[first : first + 4096]
+            scores = self.vectors(some) @ self.films.T
+            own = np.take_along_axis(scores, self.log.film[some, None], axis=1)
+            for score, user in zip(scores, self.log.user[some], strict=True):
+                score[self.log.film[self.log.starts[user] : self.log.test[user] - 1]] = -np.inf
+            near = np.sum(scores > own, axis=1) < CANDIDATES
+            kept.append(some[near])
+            best.append(np.argpartition(-scores[near], CANDIDATES, axis=1)[:, :CANDIDATES].astype(np.int16))
+        return np.concatenate(kept), np.concatenate(best)
+
+    def pairs(self, rows: np.ndarray, films: np.ndarray) -> np.ndarray:
+        """What is known of each row's user and each of its films, (B, k, 8), float32; not yet standardized."""
+        score = np.einsum("bd,bkd->bk", self.vectors(rows), self.films[films]) / TEMPERATURE
+        columns, near = [score, self.share[films]], []
+        for back in range(1, BEFORE + 1):
+            known = (self.log.place[rows] >= back)[:, None]
+            before = self.log.film[np.maximum(rows - back, 0), None]
+            near.append(np.where(known, self.near[before, films], 0))
+            if back <= LAST:
+                columns.append(np.where(known, self.after[before, films], 0))
+        columns += [near[0], np.mean(near, axis=0), np.max(near, axis=0)]
+        return np.stack(columns, axis=-1).astype(np.float32)
+
+
+class Lists(Pairs):
+    """Shuffled rows, each beside some of a first stage's candidates, as a DLRM takes them."""
+
+    def __init__(self, stage: FirstStage, rows: np.ndarray, seed: int) -> None:
+        self.stage = stage
+        self.of_lists, self.candidates = stage.candidates(rows)
+        super().__init__(stage.log, np.arange(len(self.of_lists)), seed, LISTS)
+        rows = self.draw.choice(self.of_lists, 20_000)
+        films = np.column_stack([self.log.film[rows], self.draw.integers(0, self.log.films, len(rows))])
+        pairs = stage.pairs(rows, films).reshape(-1, len(OF_PAIRS))
+        self.mean, self.deviation = pairs.mean(axis=0), pairs.std(axis=0)
+
+    def packed(self, stage: FirstStage, rows: np.ndarray, films: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows with (B, k) films each, as B x k rows; what is known of each pair comes from a stage, standardized as here."""
+        pairs = (stage.pairs(rows, films) - self.mean) / self.deviation
+        batch = self.log.packed(np.repeat(rows, films.shape[1]), films.reshape(-1))
+        return {**batch, "dense": pairs.reshape(-1, len(OF_PAIRS))}
 
     def __getitem__(self, i: int) -> Any:
-        rows = self.order[i * self.size : (i + 1) * self.size]
-        scores = self.users[rows] @ self.films.T
-        for score, user in zip(scores, self.log.user[rows], strict=True):  # none that is known to have been rated
-            score[self.log.film[self.log.starts[user] : self.log.test[user] - 1]] = -np.inf
-        best = np.argpartition(-scores, CANDIDATES, axis=1)[:, :CANDIDATES]
-        drawn = np.take_along_axis(best, self.draw.integers(0, CANDIDATES, (self.size, NEGATIVES)), axis=1)
-        films = np.column_stack([self.log.film[rows], drawn]).reshape(-1)
-        return self.log.packed(np.repeat(rows, 1 + NEGATIVES), films), np.zeros((len(films), 1), np.float32)
+        lists = self.order[i * self.size : (i + 1) * self.size]
+        drawn = self.draw.integers(0, CANDIDATES, (self.size, NEGATIVES))
+        rows, others = self.of_lists[lists], np.take_along_axis(self.candidates[lists], drawn, axis=1)
+        films = np.column_stack([self.log.film[rows], others])
+        return self.packed(self.stage, rows, films), np.zeros((films.size, 1), np.float32)
 
 
 def of_lists(_: Any, probabilities: Any) -> Any:
@@ -136,52 +204,42 @@ def gains(ranks: np.ndarray, films: np.ndarray) -> np.ndarray:
 
 def one(log: Log, seed: int, epochs: tuple[int, int]) -> dict[str, np.ndarray]:
     """NDCG@10 of each user's held-out film by each way."""
-    schema = log.schema()
-    item = ["film", "year", "genres"]
-    user = [name for name in schema.categorical_names if name not in item]
-    tower = kd.models.TwoTower(
-        schema, user, item, 32, 64, [128], [128], item_id="film", temperature=0.07, init_scale=0.1, seed=seed)  # fmt: skip
-    data = Pairs(log, log.train, seed)
-    compiled(tower, 0.003, epochs[0] * len(data), loss=kd.losses.InBatchSoftmax(log_q=log.popularity + 1))
-    tower.fit(data, epochs=epochs[0], verbose=0)
-    catalog = log.packed(np.zeros(log.films, int), np.arange(log.films))
-    index = kd.retrieval.Index.build(tower, catalog)
-    users = np.zeros((len(log.film), 64), np.float32)
-    for first in range(0, len(users), 2**15):
-        rows = np.arange(first, min(first + 2**15, len(users)))
-        users[rows] = keras.ops.convert_to_numpy(tower.user_vectors(log.packed(rows, log.film[rows])))
-    films_of_tower = keras.ops.convert_to_numpy(tower.item_vectors(catalog))
-    ranker = kd.models.DLRM(schema, 32, top_mlp=[256, 128, 1], interaction="cat_dot", seed=seed)
-    ranker.set_embedding_tables(tower.embedding_tables())
-    latest = log.train[log.test[log.user[log.train]] - log.train <= LATEST]
-    data = Lists(log, latest, seed, users, films_of_tower)
-    compiled(ranker, 0.001, epochs[1] * len(data), loss=of_lists)
-    ranker.fit(data, epochs=epochs[1], verbose=0)
+    early = log.test[log.user[log.train]] - log.train > LATEST
+    data = Lists(FirstStage(log, log.train[early], seed, epochs[0]), log.train[~early], seed)
+    click.echo(f"seed {seed}: {len(data.of_lists) / np.sum(~early):.3f} of the latest films are among the candidates")
+    ranker = kd.models.DLRM(
+        log.schema(OF_PAIRS), 16, bottom_mlp=[64, 16], top_mlp=[256, 128, 1], interaction="cat_dot", seed=seed)  # fmt: skip
+    compiled(ranker, 0.001, epochs[1] * len(data), loss=of_lists).fit(data, epochs=epochs[1], verbose=0)
+    stage = FirstStage(log, log.train, seed, epochs[0])
+    index = kd.retrieval.Index.build(stage.model, stage.catalog)
 
-    def both(rows: np.ndarray, blend: float) -> np.ndarray:
-        asked, before = log.packed(rows, log.film[rows]), [log.film[log.starts[u] : rows[u]] for u in range(log.users)]
-        options: dict[str, Any] = {"k": 10, "candidates": CANDIDATES, "blend": blend, "exclude": before}
-        return kd.retrieval.recommend(index, ranker, asked, **options)[0]
+    def both(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Each user's films in the order of the first stage, of both, and by popularity; none that were rated before."""
+        before = [log.film[log.starts[user] : row] for user, row in enumerate(rows)]
+        first = np.asarray(index.query(log.packed(rows, log.film[rows]), k=CANDIDATES, exclude=before)[0])
+        scores = [
+            ranker.predict(data.packed(stage, rows[at : at + 500], first[at : at + 500]), batch_size=20_000, verbose=0)
+            for at in range(0, len(rows), 500)
+        ]
+        order = np.argsort(-np.concatenate(scores).reshape(first.shape), axis=1, kind="stable")
+        popular = np.tile(log.popularity, (log.users, 1))
+        for row, of_user in zip(popular, before, strict=True):
+            row[of_user] = -1
+        return first, np.take_along_axis(first, order, axis=1), np.argsort(-popular, axis=1, kind="stable")[:, :10]
 
-    chosen = {blend: gains(both(log.test - 1, blend), log.film[log.test - 1]).mean() for blend in BLENDS}
-    click.echo(f"seed {seed}, the film before the last, by blend: {chosen}")
-    asked = log.packed(log.test, log.film[log.test])
-    before = [log.film[log.starts[u] : log.test[u]] for u in range(log.users)]
-    films = log.film[log.test]
-    first, _ = index.query(asked, k=CANDIDATES, exclude=before)
-    popular = np.tile(log.popularity, (log.users, 1))
-    for row, of_user in zip(popular, before, strict=True):
-        row[of_user] = -1
-    by_popularity = np.argsort(-popular, axis=1, kind="stable")[:, :10]
-    click.echo(f"seed {seed}: of the {CANDIDATES} candidates have the film {np.mean((first == films[:, None]).any(axis=1)):.3f}")
-    ranked = {"popularity": by_popularity, "two-tower alone": first, "DLRM's order alone": both(log.test, 0.0)}
-    ranked[BEST] = both(log.test, max(chosen, key=chosen.__getitem__))
-    return {name: gains(ranks, films) for name, ranks in ranked.items()}
+    for name, rows in (("the film before the last", log.test - 1), ("the last film", log.test)):
+        films, (first, second, popular) = log.film[rows], both(rows)
+        gained = {"popularity": popular, "two-tower alone": first, BEST: second}
+        gained = {way: gains(ranks, films) for way, ranks in gained.items()}
+        among = np.mean((first == films[:, None]).any(axis=1))
+        means = ", ".join(f"{way} {gain.mean():.4f}" for way, gain in gained.items())
+        click.echo(f"seed {seed}, {name}: {among:.3f} among the candidates; {means}")
+    return gained
 
 
 @click.command()
 @click.option("--source", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of ML-1M.")
-@click.option("--epochs", nargs=2, type=int, default=(3, 3), show_default=True, help="Of the first and of the second stage.")
+@click.option("--epochs", nargs=2, type=int, default=(3, 1), show_default=True, help="Of the first and of the second stage.")
 @click.option("--seeds", default=1, show_default=True)
 @write_option
 def main(source: Path, epochs: tuple[int, int], seeds: int, into_results: bool) -> None:

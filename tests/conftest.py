@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 # Before a framework is imported: quiet logs, no accelerator, and one thread a worker: threads that wait for their share of a
 # core that others use cost torch's lane a quarter of its time, TensorFlow's a seventh.
@@ -94,18 +95,27 @@ def tensorflow_programs(tmp_path_factory) -> Iterator[Path]:
         yield folder
 
 
+def _programs(backend: str) -> Any:
+    """The same on another backend; what they start on TensorFlow, such as exports, has that imported, too."""
+
+    @pytest.fixture(scope="session", name=f"{backend}_programs")
+    def programs_of(tmp_path_factory, tensorflow_programs) -> Iterator[Path]:
+        others = {"tensorflow": str(tensorflow_programs / "python")}
+        with _preloaded(backend, tmp_path_factory.mktemp(f"{backend}_programs"), **others) as folder:
+            yield folder
+
+    return programs_of
+
+
+jax_programs, torch_programs = _programs("jax"), _programs("torch")
+
+
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory, tensorflow_programs) -> Iterator[Path]:
-    """The same on this backend; what they start on TensorFlow, such as exports, has that imported, too."""
+def programs(request) -> Path:
+    """The same on this backend."""
     import keras
 
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        yield tensorflow_programs
-    else:
-        others = {"tensorflow": str(tensorflow_programs / "python")}
-        with _preloaded(backend, tmp_path_factory.mktemp("programs"), **others) as folder:
-            yield folder
+    return request.getfixturevalue(f"{keras.backend.backend()}_programs")
 
 
 @pytest.fixture(scope="module")

@@ -104,12 +104,21 @@ def forbidden_skips(block: Block) -> list[str]:
     return [part for part in parts if not MAY_SKIP.match(part)]
 
 
-@pytest.fixture(scope="module")
-def variables(tensorflow_programs):
+# What a newcomer reads first, and what is about TensorFlow's own parts, runs on the backend that is Keras's without a word. The
+# others run on torch, which does not trace: what they start trains for a moment, and tracing took most of their time.
+ON_TENSORFLOW = ("README.md", "first-model.ipynb", "serving.md", "parameter-servers.md")
+
+
+@pytest.fixture
+def variables(request, document):
     """The environment of a document's programs, for which Keras is imported once."""
     of_all = environment()
     del of_all["KERAS_BACKEND"]
-    return {**of_all, "PATH": os.pathsep.join([str(tensorflow_programs), str(Path(sys.executable).parent), of_all["PATH"]])}
+    programs = "tensorflow_programs"
+    if document.name not in ON_TENSORFLOW:
+        of_all["KERAS_BACKEND"], programs = "torch", "torch_programs"
+    folders = [request.getfixturevalue(programs), Path(sys.executable).parent, of_all["PATH"]]
+    return {**of_all, "PATH": os.pathsep.join(map(str, folders))}
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def workshop() -> Iterator[Workshop]:
     workshop.close()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_a_few_times_the_output_is_the_same(workshop: Workshop, tmp_path: Path) -> None:
     path, schema = str(save(timed(make_rows(3000)), tmp_path / "log.csv")), SCHEMA.to_dict()
     arguments = {"split": SPLIT, "split_by": "when"}

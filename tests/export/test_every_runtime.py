@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.children import environment
-from helpers.runtimes import ask, c_program, cli_run
+from helpers.runtimes import ask, c_program, cli_run, saved, saved_model_cli, signature
 
 # Each backend runs in a process of its own.
 pytestmark = [pytest.mark.usefixtures("quick_exports"), pytest.mark.slow, pytest.mark.neutral]
@@ -103,9 +103,33 @@ def test_a_c_program(trained):
     equal(c_program(Path(told["path"]), arrays(told)), told["expected"]["packed"])
 
 
-def test_saved_model_cli(trained, tensorflow_programs, tmp_path):
+def test_saved_model_cli_shows_scans_and_runs_it(trained, tensorflow_programs, tmp_path):
     told, _ = trained
+    base, where = ["--dir", told["path"], "--tag_set", "serve"], {"programs": tensorflow_programs, "folder": tmp_path}
+    shown = saved_model_cli("show", *base, "--signature_def", "serving_default", **where)
+    assert "inputs['sparse'] tensor_info:\n      dtype: DT_INT64\n      shape: (-1, 5)" in shown
+    assert "does not contain the default denylisted ops" in saved_model_cli("scan", *base, **where)
     equal(cli_run(Path(told["path"]), arrays(told), tensorflow_programs, tmp_path), told["expected"]["packed"])
+
+
+def test_classify_and_regress_are_named_for_tensorflow_serving(trained):
+    path = Path(trained[0]["path"])
+    methods = {name: signature(path, name).method_name for name in ("classify", "regress", "serving_default")}
+    assert methods == {
+        "classify": "tensorflow/serving/classify",
+        "regress": "tensorflow/serving/regress",
+        "serving_default": "tensorflow/serving/predict",
+    }
+
+
+def test_only_operations_of_stock_tensorflow_are_in_the_graph(trained):
+    from tensorflow.python.framework import op_def_registry
+
+    (graph,) = saved(Path(trained[0]["path"])).meta_graphs
+    used = {node.op for node in graph.graph_def.node}
+    used |= {node.op for f in graph.graph_def.library.function for node in f.node_def}
+    functions = {f.signature.name for f in graph.graph_def.library.function}
+    assert {op for op in used - functions if op_def_registry.get(op) is None} == set()
 
 
 def test_onnx_runtime(trained):

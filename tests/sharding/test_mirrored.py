@@ -65,7 +65,9 @@ def run_workers(programs, cases, tmp_path):
     return json.loads(path.read_text())
 
 
+SHARDED = {"rule": "Adagrad", "kinds": MIXED, "weighted": True}
 CASES = [
+    SHARDED,
     {"rule": "SGD", "kinds": MIXED, "class_weight": True, "on_batch": True},
     {"rule": "RowwiseAdagrad", "kinds": "row_wise", "clipped": True},
 ]
@@ -89,8 +91,8 @@ REFUSED = {
 @pytest.mark.slow
 def test_two_replicas_train_as_one_device_and_refuse_what_does_not_work(programs, tmp_path):
     summed = {"rule": "RowwiseAdagrad", "reduction": "sum", "steps_per_execution": 2, "weighted": True}
-    sharded = {"rule": "Adagrad", "kinds": MIXED, "weighted": True}
-    cases = start([{"replicas": 2, **case} for case in (sharded, summed, {**sharded, "tower": True})], tmp_path)
+    tower = {**SHARDED, "tower": True}
+    cases = start([{"replicas": 2, **case} for case in (summed, tower)], tmp_path)
     *results, refused = run_program(programs, [*cases, {"replicas": 2, "refusals": True}], tmp_path)
     check(cases, results)
     for name, message in REFUSED.items():
@@ -103,7 +105,7 @@ def test_three_replicas_train_as_one_device(programs, tmp_path):
     check(cases, run_program(programs, cases, tmp_path))
 
 
-WORKERS = [{"rule": "Adagrad", "kinds": MIXED, "weighted": True, "on_batch": True}]
+WORKERS = [{**SHARDED, "on_batch": True}]
 MORE = [
     {"rule": "SGD", "kinds": MIXED, "weighted": True, "on_batch": True},
     {"rule": "RowwiseAdagrad", "kinds": "row_wise", "clipped": True, "class_weight": True},

@@ -55,7 +55,7 @@ def alone(start):
     return finish(start("--processes", 1, "--steps", 40))[0]
 
 
-@suite_on("tensorflow")
+@suite_on("torch")
 def test_a_run_goes_on_with_other_processes_on_another_backend(start, alone, tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps(PLAN))

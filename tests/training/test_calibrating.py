@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers.suite import suite_on
 from helpers.zoo import MODELS
 
 import keras_dlrm as kd
@@ -115,11 +116,21 @@ MODEL = {"type": "DLRM", "embedding_dim": 4, "bottom_mlp": [4], "top_mlp": [4, 1
 FEW = Experiment(MODEL, optimizer={"name": "adam", "learning_rate": 1e-5}, batch_size=500)
 
 
-@pytest.mark.slow
-def test_a_run_keeps_the_model_whose_clicks_are_those_of_the_validation_part(tmp_path):
-    log = log_in(tmp_path)
+@suite_on("torch")
+def test_a_run_keeps_the_model_whose_clicks_are_those_of_the_validation_part(tmp_path, monkeypatch):
+    log, chosen = log_in(tmp_path), FEW.override({"calibrate": True})
     plain = train(FEW, log, tmp_path / "plain")
-    result = train(FEW.override({"calibrate": True}), log, tmp_path / "run")
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:  # between the model and its result
+        patched.setattr(run, "_reported", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(chosen, log, tmp_path / "killed")
+    result = train(chosen, log, tmp_path / "run")
+    resumed = train(chosen, log, tmp_path / "killed", resume=True)
+    assert resumed["shifts"] == pytest.approx(result["shifts"]) and resumed["test"] == pytest.approx(result["test"])
     assert plain["shifts"] == {} and abs(plain["valid"]["calibration"] - 1) > 0.1
     assert list(result["shifts"]) == ["label"] and result["valid"]["calibration"] == pytest.approx(1, abs=1e-4)
     assert result["test"]["auc"] == pytest.approx(plain["test"]["auc"], abs=1e-6)
@@ -128,22 +139,6 @@ def test_a_run_keeps_the_model_whose_clicks_are_those_of_the_validation_part(tmp
     assert predictions(saved, log.split("valid"), 500).mean() == pytest.approx(np.mean(log.split("valid").labels), abs=1e-4)
     rates = [next(row for row in each["baselines"] if row["model"] == "click rate") for each in (plain, result)]
     assert abs(rates[1]["calibration"] - 1) < 0.2 and not (tmp_path / "run" / "shifts.json").exists()
-
-
-@pytest.mark.slow
-def test_a_run_that_ends_between_its_model_and_its_result_says_what_was_shifted(tmp_path, monkeypatch):
-    log, chosen = log_in(tmp_path), FEW.override({"calibrate": True})
-    whole = train(chosen, log, tmp_path / "whole")
-
-    def killed(*args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(run, "_reported", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(chosen, log, tmp_path / "run")
-    result = train(chosen, log, tmp_path / "run", resume=True)
-    assert result["shifts"] == pytest.approx(whole["shifts"]) and result["test"] == pytest.approx(whole["test"])
 
 
 @pytest.mark.neutral
