@@ -253,7 +253,8 @@ def main(source: Path, epochs: tuple[int, int], seeds: int, into_results: bool) 
     table = []
     for name, gain in mean.items():
         low, high = np.percentile((best - gain)[samples].mean(axis=1), [2.5, 97.5])
-        table.append({"ranked by": name, "NDCG@10": f"{gain.mean():.4f}", "both stages above it": f"{low:+.4f} to {high:+.4f}"})
+        above = "" if name == BEST else f"{low:+.4f} to {high:+.4f}"
+        table.append({"ranked by": name, "NDCG@10": f"{gain.mean():.4f}", "both stages above it": above})
     note = f"{machine()}, {seeds} seeds, {log.users:,} users, 95% intervals of a paired bootstrap over users."
     report("Two stages, ML-1M", note, markdown_table(table), into_results)
 
