@@ -51,7 +51,7 @@ def kill_tables(workshop: Workshop, folder: Path, ending: str, kills: int, seed:
     kill_often(workshop, lambda output: (schema, inputs, str(output), ARGUMENTS), folder, kills, seed)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_a_few_times_the_output_is_the_same(workshop: Workshop, tmp_path: Path) -> None:
     kill_tables(workshop, tmp_path, "csv", kills=3, seed=0)
 

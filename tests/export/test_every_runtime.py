@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +64,8 @@ def trained(request, tmp_path_factory):
     if importlib.util.find_spec(request.param) is None:
         pytest.skip(f"{request.param} is not installed")
     folder = tmp_path_factory.mktemp(request.param)
-    command = [sys.executable, "-c", TRAIN, str(folder), json.dumps(USER)]
+    python = request.getfixturevalue(f"{request.param}_programs") / "python"
+    command = [python, "-c", TRAIN, str(folder), json.dumps(USER)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(KERAS_BACKEND=request.param))
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])

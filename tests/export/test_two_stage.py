@@ -63,9 +63,8 @@ def asked(rows, exclude):
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({"dtype": "int8"}, marks=suite_on("tensorflow")),
         pytest.param({"dtype": "int8", "lists": 4, "probes": 2}, marks=suite_on("tensorflow")),
-        *(pytest.param({"dtype": dtype}, marks=pytest.mark.soak) for dtype in ("float32", "bfloat16")),
+        *(pytest.param({"dtype": dtype}, marks=pytest.mark.soak) for dtype in ("float32", "bfloat16", "int8")),
     ],
     ids=str,
 )
