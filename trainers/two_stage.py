@@ -47,6 +47,8 @@ def main(schema_file, label, files, user, item, catalog, output, k, candidates, 
     from keras_dlrm.pipeline.prepare import prepare
     from keras_dlrm.training.run import train
 
+    if k > candidates:
+        raise click.UsageError(f"--k {k} is more than --candidates {candidates}; give at least as many candidates.")
     experiment_for(None, options)  # a wrong option is told before the files are read
     if not (schema_file or label):
         raise click.UsageError("give --label, the column of clicks, or --schema.")
@@ -60,11 +62,15 @@ def main(schema_file, label, files, user, item, catalog, output, k, candidates, 
     console = Console(stderr=True)
     log = prepare(list(files), output / "ranker", label, schema.with_columns(*chosen), console=console)
     tower = kd.models.TwoTower(log.schema, *own, item_id=item[0], seed=options["seed"] or 0)
+
+    def indexed(model):
+        with row_progress("index") as progress:
+            report = lambda done, total: progress(done, total, "index")  # noqa: E731
+            return kd.retrieval.Index.build(model, catalog, preprocessor=log.preprocessor, progress=report)
+
+    indexed(tower)  # a wrong catalog is told before the training
     tower = trained(tower, log, output / "tower.keras")
-    with row_progress("index") as progress:
-        index = kd.retrieval.Index.build(
-            tower, catalog, preprocessor=log.preprocessor, progress=lambda done, total: progress(done, total, "index")
-        )
+    index = indexed(tower)
     index.save(output / "items")
     show(train(experiment_for(log, options), log, output / "ranker", resume=True, console=console), output / "ranker")
     stages = {"index": index, "ranker": kd.Run(output / "ranker").model, "k": k, "candidates": candidates}

@@ -37,8 +37,10 @@ def command(
     MODEL is a .keras file, or the folder of a run. The folder holds the earlier index, or all of the new one.
     """
     loaded, fitted = shared.model_and_preprocessor(model, preprocessor, imports)
+    from keras_dlrm.retrieval.content import check_place
     from keras_dlrm.retrieval.index import Index
 
+    check_place(output)
     with shared.row_progress("index") as progress:
         catalog: Any = catalogs[0] if len(catalogs) == 1 else list(catalogs)
         report = lambda done, total: progress(done, total, "index")  # noqa: E731

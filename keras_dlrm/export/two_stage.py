@@ -11,7 +11,7 @@ from keras_dlrm.export.requests import Request, expected_probabilities
 from keras_dlrm.export.signatures import model_columns, raw_columns
 from keras_dlrm.export.tables.stored_tables import StoredTables
 from keras_dlrm.retrieval.index import Index, vectors_of
-from keras_dlrm.retrieval.two_stage import check_numbers, check_ranker, pairs, ranked
+from keras_dlrm.retrieval.two_stage import check_index, check_numbers, check_ranker, pairs, ranked
 from keras_dlrm.schema.time_parts import made_columns
 from keras_dlrm.support.arguments import integer
 
@@ -39,7 +39,8 @@ class TwoStages:
     blend: float
 
     def check(self, model: Any) -> None:
-        """`ValueError` unless the model is the index's own, and the other arguments fit."""
+        """`TypeError` or `ValueError` unless the model is the index's own, and the other arguments fit."""
+        check_index("savedmodel", self.index)
         self.index.check("savedmodel", model)
         integer("savedmodel", "k", self.k)
         if self.ranker is not None:

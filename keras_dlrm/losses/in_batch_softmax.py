@@ -132,7 +132,10 @@ class InBatchSoftmax(keras.losses.Loss):
 
 
 def _counts(counts: Any) -> np.ndarray:
-    array = np.asarray(counts)
+    try:
+        array = np.asarray(counts)
+    except ValueError:  # lists of several lengths
+        array = np.asarray(counts, object)
     if array.ndim != 1 or array.dtype.kind not in "iuf":
         shape = f"{array.dtype} of shape {array.shape}"
         raise ValueError(f"InBatchSoftmax: log_q is {shape}; give 'streaming', counts by item row (vocabulary_size,), or None.")
@@ -141,6 +144,9 @@ def _counts(counts: Any) -> np.ndarray:
     if wrong.any() or not array.any():
         what = f"log_q[{np.argmax(wrong)}] is {array[np.argmax(wrong)]}" if wrong.any() else "log_q is 0 everywhere"
         raise ValueError(f"InBatchSoftmax: {what}; counts must be finite, at least 0, and not all 0.")
+    if array.max() < 1:
+        top = f"log_q reaches {array.max():g}, as probabilities do"
+        raise ValueError(f"InBatchSoftmax: {top}; give counts: how often each item came.")
     return array
 
 

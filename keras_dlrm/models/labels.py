@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_dlrm.embeddings.inputs import is_dense
+from keras_dlrm.losses import ESMM, InBatchSoftmax
 from keras_dlrm.models.losses import CROSS_ENTROPIES, function_of
 from keras_dlrm.sharding.part import FILLER
 
@@ -50,6 +51,7 @@ class Range:
 _PROBABILITY = Range(
     0.0, 1.0, "a binary cross-entropy needs labels in [0, 1]. Make 0 of no click and 1 of a click, and drop rows without a label."
 )
+_OWN = (ESMM, InBatchSoftmax)
 _FINITE = Range(-np.finfo("f8").max, np.inf, "labels must be finite numbers. Drop rows without a label.")
 _WEIGHT = Range(0.0, np.inf, "sample weights must be finite numbers >= 0. Give 0 to rows that shall not count.")
 
@@ -114,10 +116,10 @@ class Checks:
         except (KeyError, IndexError, TypeError):
             # One loss for all, or which one it is cannot be seen here.
             losses = keras.tree.flatten(self._loss)
-        functions = [function_of(loss) for loss in losses]
+        functions = [type(loss) if isinstance(loss, _OWN) else function_of(loss) for loss in losses]
         if not functions or None in functions:
             return None
-        allowed = _PROBABILITY if all(function in CROSS_ENTROPIES for function in functions) else _FINITE
+        allowed = _PROBABILITY if all(each in (*CROSS_ENTROPIES, *_OWN) for each in functions) else _FINITE
         return dataclasses.replace(allowed, missing=self._missing)
 
     def _both(self, y: Any, sample_weight: Any, do: Any) -> tuple[Any, Any]:

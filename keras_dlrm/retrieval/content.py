@@ -58,9 +58,7 @@ class Content:
 def save(content: Content, path: str | os.PathLike[str]) -> None:
     """See `Index.save`."""
     folder = Path(path)
-    if folder.is_file():
-        raise FileExistsError(f"{folder} is a file; give a folder.")
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     earlier = _files_of(folder)
     arrays = {**content.vectors, **{f"columns_{key}": array for key, array in content.columns.items()}}
     if content.lists is not None:
@@ -77,6 +75,26 @@ def save(content: Content, path: str | os.PathLike[str]) -> None:
         write(folder / FILE, json.dumps(sealed(described), indent=2, ensure_ascii=False))
     for name in earlier - set(described["files"]):
         (folder / name).unlink(missing_ok=True)
+
+
+def check_place(folder: Path) -> None:
+    """Error where `save` would not write an index, before one is made; folders are as they were."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    _make(folder)
+    for each in missing:
+        each.rmdir()
+    if not missing:
+        _files_of(folder)
+
+
+def _make(folder: Path) -> None:
+    if folder.is_file():
+        raise FileExistsError(f"{folder} is a file; give a folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"{folder}: not made ({os.strerror(error.errno or 0)}); give a folder in one that can be written to."
+        raise OSError(error.errno, why) from error
 
 
 def load(path: str | os.PathLike[str]) -> Content:

@@ -1,5 +1,6 @@
 """Evaluation of retrieval among all items: recall, NDCG, reciprocal rank, coverage, popularity."""
 
+import operator
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from keras import ops
 from keras_dlrm.metrics.ranking import retrieval_scores
 from keras_dlrm.retrieval import search
 from keras_dlrm.schema.columns import PADDING
-from keras_dlrm.support.arguments import integer
+from keras_dlrm.support.arguments import integer, shown
 
 # At most so many scores in memory; a search has four arrays of their size, 64 MiB.
 _USERS, _ITEMS = 128, 32768
@@ -37,7 +38,7 @@ def evaluate(
 
         - `coverage`: share of the items that some user gets.
         - `gini`: Gini coefficient of how many users get each item, from 0, all items alike, to 1 - 1/N, one item for all.
-        - `popularity`, where it is given: mean popularity of a user's items, mean over users (ARP).
+        - `popularity`, where it is given: mean popularity of a user's items, mean over users (ARP); 0 where nobody gets any.
 
     Raises:
         ValueError: bad shapes, a row that is no item's, a vector that is not finite, no relevant item.
@@ -52,7 +53,10 @@ def evaluate(
     >>> {name: round(value, 3) for name, value in scores.items()}
     {'recall': 1.0, 'ndcg': 1.0, 'mrr': 1.0, 'lists': 2, 'coverage': 0.667, 'gini': 0.333, 'popularity': 1.5}
     """
+    _check_lists("evaluate", "relevant", relevant)
     count = len(relevant)
+    if seen is not None:
+        _check_lists("evaluate", "seen", seen, count)
     if np.ndim(users) != 2 or len(users) != count:
         raise ValueError(f"evaluate: users has shape {np.shape(users)}, relevant has {count} entries; give a vector for each.")
     asked = np.array([len(rows) > 0 for rows in relevant], bool)
@@ -69,12 +73,15 @@ def evaluate(
     gini = float((2 * np.arange(1, n + 1) - n - 1) @ np.sort(times) / max(n * times.sum(), 1))
     scores |= {"coverage": float((times > 0).mean()), "gini": gini}
     if popularity is not None:
-        each = np.asarray(popularity, np.float64)
+        try:
+            each = np.asarray(popularity, np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"evaluate: popularity={shown(popularity)} must be numbers, one for each of the {n} items.") from error
         if each.shape != (n,) or not np.isfinite(each).all():
             raise ValueError(f"evaluate: popularity has shape {each.shape}; give a finite number for each of the {n} items.")
         some = real.any(axis=1)
         sums = np.where(real, each[np.maximum(rows, 0)], 0.0).sum(axis=1)[some]
-        scores["popularity"] = float((sums / real.sum(axis=1)[some]).mean())
+        scores["popularity"] = float((sums / real.sum(axis=1)[some]).mean()) if some.any() else 0.0
     return scores
 
 
@@ -99,8 +106,8 @@ def best_items(users: Any, items: Any, k: int, seen: Sequence[Collection[int]] |
     users, items = (_vectors(name, values) for name, values in (("users", users), ("items", items)))
     if users.shape[1] != items.shape[1]:
         raise ValueError(f"best_items: users has width {users.shape[1]}, items has {items.shape[1]}; give vectors of one width.")
-    if seen is not None and len(seen) != len(users):
-        raise ValueError(f"best_items: seen has {len(seen)} entries for {len(users)} users; give one for each.")
+    if seen is not None:
+        _check_lists("best_items", "seen", seen, len(users))
     every, starts = _csr("best_items", "seen", seen or [[]] * len(users), len(items))
     rows, scores = np.empty((len(users), k), np.int64), np.empty((len(users), k), np.float32)
     for first in range(0, len(users), _USERS):
@@ -127,10 +134,24 @@ def _vectors(name: str, values: Any) -> np.ndarray:
     return array
 
 
+def _check_lists(who: str, name: str, lists: Any, users: int | None = None) -> None:
+    """Error unless there is a collection for each user."""
+    if not isinstance(lists, Collection) or isinstance(lists, (str, bytes)):
+        raise TypeError(f"{who}: {name}={shown(lists)} must have a list of rows for each user.")
+    for i, each in enumerate(lists):
+        if not isinstance(each, Collection) or isinstance(each, (str, bytes)) or getattr(each, "shape", None) == ():
+            raise TypeError(f"{who}: {name}[{i}] is {shown(each)}; give a list of rows for each user.")
+    if users is not None and len(lists) != users:
+        raise ValueError(f"{who}: {name} has {len(lists)} entries for {users} users; give one for each.")
+
+
 def _csr(who: str, name: str, lists: Sequence[Collection[int]], items: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of all lists one after the other, and where each begins."""
     starts = np.concatenate([[0], np.cumsum([len(rows) for rows in lists], dtype=np.int64)])
-    every = np.fromiter((row for rows in lists for row in rows), np.int64, int(starts[-1]))
+    try:
+        every = np.fromiter((operator.index(row) for rows in lists for row in rows), np.int64, int(starts[-1]))
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"{who}: {name} has what is no row; give whole numbers: {error}.") from error
     wrong = (every < PADDING) | (every >= items)
     if wrong.any():
         place = int(np.argmax(wrong))

@@ -54,6 +54,7 @@ class Index:
         self.ids = ItemIds(content.ids)
         self._parts: list[tuple[int, dict[str, Any]]] = []
         self._lists: dict[str, Any] = {}
+        self._steps = _steps(model)
 
     @classmethod
     def build(
@@ -114,7 +115,7 @@ class Index:
         if lists is not None:
             count = integer(who, "lists", lists, high=len(rows.ids))
             probes = min(integer(who, "probes", probes), count)
-            groups = make_lists(cls(content).vectors, len(rows.ids), count, seed)
+            groups = make_lists(cls(content).vectors, len(rows.ids), count, integer(who, "seed", seed, low=0))
             content = dataclasses.replace(content, lists=groups, probes=probes)
         return cls(content, model, skipped)
 
@@ -161,14 +162,26 @@ class Index:
             there are ids of -1, or "", with a score of -infinity.
 
         Raises:
-            TypeError: ids of another type than the index has.
-            ValueError: the index was loaded without its model; the number of rows of `exclude`, `k` or `probes`.
+            TypeError: ids of another type than the index has; no packed batch.
+            ValueError: the index was loaded without its model, or the model was trained further; the number of rows of `exclude`,
+                `k` or `probes`.
         """
-        if self.model is None:
-            raise ValueError("Index.query: the index was loaded without its model; use Index.load(path, model).")
-        vectors = vectors_of(self.model.user_vectors, self.model, users)
+        vectors = self.user_vectors("Index.query", users)
         rows, scores = self.search(vectors, k, exclude=exclude, allowed=allowed, probes=probes)
         return self.ids.at(rows), scores
+
+    def user_vectors(self, who: str, users: Mapping[str, Any]) -> np.ndarray:
+        """Vectors of a packed batch's users, float32 (B, D), by the index's model; errors are those of `query`."""
+        if self.model is None:
+            raise ValueError(f"{who}: the index was loaded without its model; use Index.load(path, model).")
+        if not isinstance(users, Mapping) or not users:
+            kind = "an empty dict" if isinstance(users, Mapping) else f"{type(users).__name__}"
+            raise TypeError(f"{who}: users must be a packed batch of the model's schema, not {kind}; use schema.pack.")
+        steps = _steps(self.model)
+        if steps != self._steps:
+            self.check(who, self.model)
+            self._steps = steps
+        return vectors_of(self.model.user_vectors, self.model, users)
 
     def search(
         self, vectors: np.ndarray, k: int, *, exclude: Any = None, allowed: Any = None, probes: int | None = None
@@ -186,7 +199,9 @@ class Index:
         ([[0], [1], [2]], [[2.0], [2.0], [2.0]])
         """
         who, k = "Index.query", integer("Index.query", "k", k)
-        queries = np.ascontiguousarray(vectors, np.float32)
+        queries, width = np.ascontiguousarray(vectors, np.float32), self.content.vectors["codes"].shape[1]
+        if queries.ndim != 2 or queries.shape[1] != width:
+            raise ValueError(f"{who}: vectors have shape {queries.shape}; give vectors of the index's width, (B, {width}).")
         hidden = None if exclude is None else self.ids.rows(who, "exclude", exclude)
         if hidden is not None and len(hidden) != len(queries):
             raise ValueError(f"{who}: exclude has {len(hidden)} rows for {len(queries)} users; give one for each.")
@@ -301,6 +316,12 @@ def _check_model(who: str, model: Any) -> None:
         raise TypeError(f"{who}: expected a kd.models.TwoTower, not {type(model).__name__}.")
     if model.schema.weighted:
         raise ValueError(f"{who}: the schema has weighted=True, and an item has no weights; use a model of a schema without.")
+
+
+def _steps(model: Any) -> tuple[int, int] | None:
+    """What changes with each step of training: which optimizer a model has, and how many steps that has made."""
+    optimizer = getattr(model, "optimizer", None)
+    return None if optimizer is None else (id(optimizer), int(ops.convert_to_numpy(optimizer.iterations)))
 
 
 def _sorted_rows(rows: np.ndarray) -> np.ndarray:

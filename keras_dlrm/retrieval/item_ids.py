@@ -1,5 +1,7 @@
 """Ids of items, whole numbers or texts, and their rows in an index."""
 
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ def id_series(who: str, name: str, values: Any) -> pl.Series:
     Args:
         who: Who asks; errors begin with it.
         name: What the ids are called.
-        values: A list, an array, or a column of Polars, pandas or Arrow.
+        values: A list, a set, an array, or a column of Polars, pandas or Arrow.
 
     Raises:
         TypeError: they are neither whole numbers nor texts.
@@ -29,6 +31,10 @@ def id_series(who: str, name: str, values: Any) -> pl.Series:
     >>> id_series("example", "ids", ["a", None]).to_list(), id_series("example", "ids", np.array([3])).dtype
     (['a', None], Int64)
     """
+    if not _is_list(values):
+        raise TypeError(f"{who}: {name}={shown(values)} must be a list or an array of ids.")
+    if isinstance(values, (set, frozenset)):
+        values = list(values)
     try:
         series = pl.Series(name, values, strict=True)
     except (TypeError, pl.exceptions.PolarsError):
@@ -40,12 +46,18 @@ def id_series(who: str, name: str, values: Any) -> pl.Series:
     if not series.dtype.is_integer():
         if len(series) == series.null_count() and series.dtype != pl.Object:
             return series.cast(pl.Int64)
-        raise TypeError(f"{who}: {name} are {series.dtype}, such as {shown(values[:3])}; they must be whole numbers or texts.")
+        some = shown([*itertools.islice(values, 3)])
+        raise TypeError(f"{who}: {name} are {series.dtype}, such as {some}; they must be whole numbers or texts.")
     try:
         series = series.cast(pl.Int64)
         return series.set(series == PADDING, None)
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{who}: {name} reach {series.max()!r}; the largest id can be {2**63 - 1}. Use texts.") from error
+
+
+def _is_list(values: Any) -> bool:
+    one = isinstance(values, (str, bytes, Mapping)) or getattr(values, "shape", None) == ()
+    return isinstance(values, Iterable) and not one
 
 
 class ItemIds:
@@ -73,9 +85,15 @@ class ItemIds:
     def rows(self, who: str, name: str, ids: Any) -> np.ndarray:
         """Lists of ids, one for each row of a batch → their rows, int32 (B, n); -1 for other ids and behind short lists.
 
-        `TypeError` for ids of another type.
+        `TypeError` for ids of another type, and where they are no lists.
         """
-        lists = [np.asarray(each).reshape(-1).tolist() for each in ids]
+        if not _is_list(ids):
+            raise TypeError(f"{who}: {name}={shown(ids)} must have a list of ids for each user, (B, n).")
+        lists = []
+        for i, each in enumerate(ids):
+            if each is not None and not _is_list(each):
+                raise TypeError(f"{who}: {name}[{i}] is {shown(each)}; give a list of ids for each user, (B, n).")
+            lists.append(np.asarray([*each] if isinstance(each, (set, frozenset)) else each).reshape(-1).tolist())
         lengths = np.array([len(each) for each in lists], np.int64)
         flat = [value for each in lists for value in each]
         table = np.full((len(lists), int(lengths.max(initial=0))), -1, np.int32)

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_dlrm.retrieval.index import Index, vectors_of
+from keras_dlrm.retrieval.index import Index
 from keras_dlrm.retrieval.sides import Batch, Side
 from keras_dlrm.schema.columns import PADDING
 from keras_dlrm.schema.crosses import fill, own
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.schema.schema import Schema
-from keras_dlrm.support.arguments import integer, number
+from keras_dlrm.support.arguments import integer, number, shown
 
 _LEAST = np.float32(2**-24)
 # Pairs that the second model gets at once.
@@ -40,7 +40,7 @@ def recommend(
         fewer items there are ids of -1, or "", with a probability of 0.
 
     Raises:
-        TypeError, ValueError: as of `Index.query`; `ranker` has other columns; fewer candidates than k.
+        TypeError, ValueError: as of `Index.query`; `ranker` is no model, or has other columns; fewer candidates than k.
 
     Source: Covington et al. 2016, "Deep Neural Networks for YouTube Recommendations", figure 2.
 
@@ -54,12 +54,10 @@ def recommend(
     ((1, 2), 'float32')
     """
     who = "recommend"
-    if index.model is None:
-        raise ValueError(f"{who}: the index was loaded without its model; use Index.load(path, model).")
+    check_index(who, index)
     check_ranker(who, index.content.schema, ranker)
     check_numbers(who, k, candidates, blend)
-    vectors = vectors_of(index.model.user_vectors, index.model, users)
-    best = index.search(vectors, candidates, exclude=exclude, allowed=allowed, probes=probes)
+    best = index.search(index.user_vectors(who, users), candidates, exclude=exclude, allowed=allowed, probes=probes)
     return ranked(index, ranker.schema, lambda batch: ranker.predict(batch, batch_size=_PAIRS, verbose=0), users, best, k, blend)
 
 
@@ -70,18 +68,29 @@ def check_numbers(who: str, k: int, candidates: int, blend: float) -> None:
         raise ValueError(f"{who}: candidates={candidates} are fewer than k={k}; give at least as many.")
 
 
+def check_index(who: str, index: Any) -> None:
+    """`TypeError` for what is no index, such as its folder."""
+    if not isinstance(index, Index):
+        raise TypeError(f"{who}: index={shown(index)} must be a kd.retrieval.Index; use Index.load(path, model).")
+
+
 def check_ranker(who: str, schema: Schema, ranker: Any) -> None:
-    """`ValueError` unless a model has one label, and its columns are in a schema or crosses of those that are."""
-    its: Schema = ranker.schema
+    """`TypeError` for what is no model, `ValueError` unless it has one label, and columns of a schema or crosses of these."""
+    its = getattr(ranker, "schema", None)
+    if not isinstance(its, Schema):
+        raise TypeError(f"{who}: ranker={shown(ranker)} must be a model of kd.models; use keras.saving.load_model(path).")
     if len(its.labels) > 1:
         raise ValueError(f"{who}: the ranker has the labels {list(its.labels)}, and an order needs one; give a model of one label.")
     dense = {column.name: column for column in schema.dense}
     sparse = {column.name: column for column in schema.categorical}
+    fix = f"give a ranker whose columns are some of those of the index's model, {[*dense, *sparse]}, or crosses of these"
+    for column, names in [*((c, dense) for c in its.dense), *((c, sparse) for c in own(its.categorical))]:
+        if column.name not in names:
+            raise ValueError(f"{who}: ranker has the column {column.name!r}, which the index's model has not; {fix}.")
     known = schema.with_columns(
-        [dense[column.name] for column in its.dense if column.name in dense],
-        [sparse[column.name] for column in own(its.categorical) if column.name in sparse],
+        [dense[column.name] for column in its.dense], [sparse[column.name] for column in own(its.categorical)]
     )
-    check_same(f"{who}: ranker", its.with_columns(its.dense, own(its.categorical)), known)
+    check_same(f"{who}: ranker", its.with_columns(its.dense, own(its.categorical)), known, fix=fix)
 
 
 def ranked(

@@ -6,7 +6,13 @@ from keras_dlrm.schema.schema import Schema
 SIZES = ("vocabulary_size", "hotness", "hashed", "oov", "oov_rows", "crossed", "open")
 
 
-def check_same(who: str, model: Schema, data: Schema, *, scores: bool = False) -> None:
+_LOG = (
+    "take the data and the preprocessor of the log that the model was trained on (kd.models.grow makes a model follow a grown "
+    "vocabulary)"
+)
+
+
+def check_same(who: str, model: Schema, data: Schema, *, scores: bool = False, fix: str = _LOG) -> None:
     """Refuse data for a model that was made for other data.
 
     Columns are compared by name, order and size, and where both schemas come from a preprocessor also by the vocabulary and
@@ -17,6 +23,7 @@ def check_same(who: str, model: Schema, data: Schema, *, scores: bool = False) -
         model: Schema of the model.
         data: Schema of the data, or of the preprocessor.
         scores: Whether the model is to be scored on the data: then the label's name and the dense transforms must agree, too.
+        fix: What to do about it.
 
     Raises:
         ValueError: the message names the first column that differs, and in what.
@@ -29,10 +36,7 @@ def check_same(who: str, model: Schema, data: Schema, *, scores: bool = False) -
     """
     difference = _difference(model, data, scores)
     if difference is not None:
-        raise ValueError(
-            f"{who}: {difference}; take the data and the preprocessor of the log that the model was trained on "
-            "(kd.models.grow makes a model follow a grown vocabulary)."
-        )
+        raise ValueError(f"{who}: {difference}; {fix}.")
 
 
 def _difference(model: Schema, data: Schema, scores: bool) -> str | None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_dlrm.schema.columns import PADDING, Categorical, Dense, from_entry, listed
 from keras_dlrm.schema.hashing import LARGEST, mix
-from keras_dlrm.support.arguments import integer
+from keras_dlrm.support.arguments import boolean, integer
 
 ROWS = 2**18
 
@@ -76,6 +76,7 @@ def SemanticIds(
     """
     who = f"SemanticIds {name!r}"
     levels, codes, rows = (integer(who, n, v) for n, v in (("levels", levels), ("codes", codes), ("rows", rows)))
+    prefix = boolean(who, "prefix", prefix)
     needed = sum(codes**level for level in range(1, levels + 1)) if prefix else levels * codes
     if rows < min(needed, levels * codes):
         raise ValueError(f"{who}: rows={rows} is too few for {levels} levels of {codes} codes; give at least {levels * codes}.")

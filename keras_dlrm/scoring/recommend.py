@@ -22,7 +22,7 @@ from keras_dlrm.retrieval.two_stage import check_numbers, check_ranker, recommen
 from keras_dlrm.schema.same_schema import check_same
 from keras_dlrm.scoring.output import TableOutput, check_place, output_format
 from keras_dlrm.scoring.predict import PROBABILITY, Progress, Scored
-from keras_dlrm.support.arguments import integer, worker_count
+from keras_dlrm.support.arguments import integer, shown, worker_count
 
 RANK, SCORE = "rank", "score"
 
@@ -97,7 +97,7 @@ def recommend_files(
     def answers(part: Part) -> pl.DataFrame:
         beside, count = part.beside, len(part.beside) if part.beside.width else len(next(iter(part.batch.values())))
         users = side.whole(padded(part.batch, size))
-        seen = None if exclude_column is None else [*_lists(beside[exclude_column], index), *[[]] * (size - count)]
+        seen = None if exclude_column is None else [*_lists(who, beside[exclude_column], index), *[[]] * (size - count)]
         if ranker is None:
             ids, numbers = index.query(users, k, exclude=seen)
         else:
@@ -119,9 +119,17 @@ def recommend_files(
     return Scored(path, table.rows, bad.skipped, tuple(bad.examples), rows.columns.unseen.columns())
 
 
-def _lists(column: pl.Series, index: Index) -> list[list[Any]]:
-    """Lists of ids of a column of lists, or of texts whose ids are separated by `|`."""
+def _lists(who: str, column: pl.Series, index: Index) -> list[list[Any]]:
+    """Lists of ids of a column of lists, or of texts whose ids are separated by `|`; `ValueError` for a text that has others."""
     if column.dtype == pl.String:
-        column = column.str.split("|").cast(pl.List(index.ids.values.dtype), strict=False)
-    lists = column.to_list() if column.dtype == pl.List else [[value] for value in column]
-    return [[value for value in values or [] if value is not None] for values in lists]
+        texts = column.str.split("|")
+        if index.ids.values.dtype != pl.String:
+            texts = texts.list.eval(pl.element().str.strip_chars().replace("", None))
+        lists = texts.cast(pl.List(index.ids.values.dtype), strict=False)
+        lost = lists.list.drop_nulls().list.len() != texts.list.drop_nulls().list.len()
+        if lost.any():
+            text = f"column {column.name!r} has {shown(column.filter(lost)[0])}"
+            raise ValueError(f"{who}: {text}; the ids of this index are whole numbers, which a text separates by |.")
+        column = lists
+    rows = column.to_list() if column.dtype == pl.List else [[value] for value in column]
+    return [[value for value in values or [] if value is not None] for values in rows]

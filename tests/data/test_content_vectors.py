@@ -142,7 +142,8 @@ def test_missing_and_wrong_vectors():
             preprocessor.transform({**rows, "v": [[0.0] * 4, vector, None]})
     with pytest.raises(ValueError, match=r"row 2, column 'v': value '1\|2\|x\|4' must be a list of 4 numbers"):
         preprocessor.transform({**rows, "v": ["1|2|3|4", "", "1|2|x|4"]})
-    nothing = Preprocessor.fit(SCHEMA, {**ROWS, "v": [None] * N})
+    with pytest.warns(UserWarning, match="SemanticIds 'codes': the training part has no vector of finite float32 numbers in 'v'"):
+        nothing = Preprocessor.fit(SCHEMA, {**ROWS, "v": [None] * N})
     assert nothing.codebooks["codes"]["vectors"] == 0 and nothing.transform(ROWS)["sparse"][0, 1:].tolist() == [0, 4, 20]
 
 
@@ -159,6 +160,7 @@ def test_schema_files_have_them():
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: kd.ContentVector("v", 0), r"ContentVector 'v': width=0 must be an integer >= 1"),
     (lambda: kd.SemanticIds("c", of="v", width=4, levels=0), r"SemanticIds 'c': levels=0 must be an integer >= 1"),
+    (lambda: kd.SemanticIds("c", of="v", width=4, prefix="no"), r"SemanticIds 'c': prefix='no' must be True or False"),
     (lambda: kd.SemanticIds("c", of="v", width=4, codes=9, rows=20),
      r"SemanticIds 'c': rows=20 is too few for 3 levels of 9 codes; give at least 27"),
     (lambda: kd.Dense("x", element=3, width=3, of="v"), r"Dense column 'x': element=3 must be an integer in 0 … 2"),

@@ -94,6 +94,10 @@ def test_retrieve_and_recommend_give_what_the_live_index_and_models_give(options
         assert nothing["ids"].shape == nothing[output].shape == (0, 6)
         alone = served.run(name, asked(slice(1, 2), []))
         assert alone["ids"].shape == (1, 6)
+        for users_of, rows in ((1, [[b"item 1"], [b"item 2"]]), (2, [[b"item 1"]])):
+            wrong = {**asked(slice(0, users_of), []), "exclude": np.array(rows, object)}
+            with pytest.raises(Exception, match="exclude has another number of rows than there are users"):
+                served.run(name, wrong)
     served.close()
 
 
@@ -219,7 +223,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
         ((other, {"index": index}), r"made by another model, or before this one was trained further"),
         ((tower, {"ranker": ranker}), "ranker=… scores the candidates of an index"),
         ((tower, {"index": index, "ranker": many}), r"the ranker has the labels \['click', 'like'\]"),
-        ((tower, {"index": index, "ranker": strange}), "ranker: the data has no column 'hour'"),
+        ((tower, {"index": index, "ranker": strange}), "ranker has the column 'hour', which the index's model has not"),
         ((tower, {"index": index, "ranker": ranker, "k": 20, "candidates": 10}), "candidates=10 are fewer than k=20"),
         ((tower, {"index": index, "ranker": ranker, "blend": -1.0}), r"savedmodel: blend=-1.0 must be a number in \[0, inf\)"),
         ((tower, {"index": index, "k": 0}), "k=0 must be an integer >= 1"),

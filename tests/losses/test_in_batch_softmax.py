@@ -219,6 +219,8 @@ def test_ids_are_compared_not_rows_of_a_hashed_table():
         (lambda: InBatchSoftmax(log_q=[[1, 2]]), ["(1, 2)", "(vocabulary_size,)"]),
         (lambda: InBatchSoftmax(log_q=[1, -2]), ["log_q[1] is -2"]),
         (lambda: InBatchSoftmax(log_q=[0, 0]), ["0 everywhere"]),
+        (lambda: InBatchSoftmax(log_q=[0.3, 0.7]), ["reaches 0.7, as probabilities do", "give counts"]),
+        (lambda: InBatchSoftmax(log_q=[[1], [1, 2]]), ["log_q is object", "(vocabulary_size,)"]),
         (lambda: InBatchSoftmax(accidental_hits="no"), ["accidental_hits='no'"]),
         (lambda: InBatchSoftmax(hard_negatives=-1), ["hard_negatives=-1"]),
         (lambda: InBatchSoftmax(uniform_negatives=3), ["uniform_negatives=3", "no catalog"]),
@@ -234,6 +236,13 @@ def test_what_does_not_fit_is_refused(make, words):
         make()
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("label", [np.nan, -1.0, 2.0])
+def test_labels_that_are_no_clicks_are_refused(label):
+    model = model_of(InBatchSoftmax())
+    with pytest.raises(ValueError, match="label.*(nan|-1|2)"):
+        model.fit(CATALOG, np.full(len(CATALOG["sparse"]), label, np.float32), verbose=0)
 
 
 def test_a_catalog_that_is_no_batch_is_refused():

@@ -62,6 +62,8 @@ def test_a_user_who_has_seen_all_items_gets_none():
     assert rows.tolist() == [[-1] * 5] and (scores == -np.inf).all()
     got = evaluate(np.ones((2, 2)), np.ones((3, 2)), [[0], [1]], 2, [[0, 1, 2], []], [4, 2, 9])
     assert got["recall"] == 0.5 and got["popularity"] == 3.0
+    got = evaluate(np.ones((1, 2)), np.ones((3, 2)), [[0]], 2, [[0, 1, 2]], [4, 2, 9])
+    assert got["recall"] == got["popularity"] == 0.0
 
 
 U, V = np.ones((2, 3)), np.ones((4, 3))
@@ -80,6 +82,11 @@ U, V = np.ones((2, 3)), np.ones((4, 3))
         (lambda: evaluate(U, V, [[], []]), ["none of the 2 users"]),
         (lambda: evaluate(U, V, [[9], []]), ["relevant[0]", "row 9"]),
         (lambda: evaluate(U, V, [[1], []], popularity=[1, 2]), ["popularity", "(2,)", "4 items"]),
+        (lambda: evaluate(U, V, [[1], []], popularity=list("abcd")), ["popularity=['a'", "4 items"]),
+        (lambda: evaluate(U, V, [[1], [2]], seen=[[]]), ["seen has 1 entries", "2 users"]),
+        (lambda: evaluate(U, V, [[1], []], seen=[[]] * 5), ["seen has 5 entries", "2 users"]),
+        (lambda: evaluate(U, V, [["a"], []]), ["relevant", "whole numbers"]),
+        (lambda: evaluate(U, V, [[1], []], seen=[[1.7], []]), ["seen", "whole numbers"]),
     ],
 )
 def test_what_does_not_fit_is_refused(call, words):
@@ -87,3 +94,9 @@ def test_what_does_not_fit_is_refused(call, words):
         call()
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("relevant", [[1, 0], np.array([1, 0]), None, ["ab", [1]]])
+def test_rows_that_are_no_lists_are_refused(relevant):
+    with pytest.raises(TypeError, match="relevant.*list of rows for each user"):
+        evaluate(U, V, relevant)

@@ -243,6 +243,14 @@ def test_a_long_log_is_read_in_bounded_parts(monkeypatch):
         (lambda m: Index.build(m, catalog(3)).query(users(1), 1, exclude=[["a"]]), TypeError, "are whole numbers"),
         (lambda m: Index.build(m, catalog(3)).query(users(1), 1, allowed=["a"]), TypeError, "allowed has 'a'"),
         (lambda m: Index.build(m, catalog(3)).query(users(1), 1, probes=1), ValueError, "for an index with lists"),
+        (lambda m: Index.build(m, catalog(3)).query(users(1), 1, exclude=5), TypeError, "exclude=5 must have a list of ids"),
+        (lambda m: Index.build(m, catalog(3)).query(users(2), 1, exclude=[9, 3]), TypeError, r"exclude\[0\] is 9"),
+        (lambda m: Index.build(m, catalog(3)).query(users(1), 1, exclude={7: [1]}), TypeError, "must have a list of ids"),
+        (lambda m: Index.build(m, catalog(3)).query(users(1), 1, allowed=3), TypeError, "allowed=3 must be a list"),
+        (lambda m: Index.build(m, catalog(3)).query({}, 1), TypeError, "packed batch of the model's schema, not an empty dict"),
+        (lambda m: Index.build(m, catalog(3)).query(np.zeros((1, 5)), 1), TypeError, "not ndarray"),
+        (lambda m: Index.build(m, catalog(3)).search(np.zeros((1, 3)), 1), ValueError, r"shape \(1, 3\); give vectors of the"),
+        (lambda m: Index.build(m, catalog(3), lists=2, seed=-1), ValueError, "seed=-1 must be an integer >= 0"),
     ],
 )
 def test_refusals_say_what_is_allowed(make, error, message):
@@ -289,12 +297,35 @@ def test_an_index_of_another_model_is_refused(tmp_path):
         Index.load(tmp_path / "index").query(users(), 1)
 
 
+def test_an_index_in_memory_is_refused_once_its_model_has_trained_further():
+    model = tower()
+    index = Index.build(model, catalog(5))
+    expected = index.query(users(), 3)
+    model.compile("sgd", loss="binary_crossentropy")  # changes no weight
+    for ours, theirs in zip(index.query(users(), 3), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    model.train_on_batch(users(4), np.ones((4, 1)))
+    ranker = kd.models.DLRM(SCHEMA, 4, bottom_mlp=[4], top_mlp=[4, 1])
+    for ask in (lambda: index.query(users(), 3), lambda: kd.retrieval.recommend(index, ranker, users(), 3, candidates=4)):
+        with pytest.raises(ValueError, match="before this one was trained further"):
+            ask()
+
+
+def test_sets_are_lists_of_ids():
+    index = Index.build(tower(), catalog(9))
+    some = set(index.content.ids.to_list()[:4])
+    assert set(index.query(users(1), 4, allowed=some)[0].ravel().tolist()) == some
+    assert not some & set(index.query(users(1), 5, exclude=[some])[0].ravel().tolist())
+
+
 def test_damage_and_other_folders_are_refused(tmp_path):
     index = Index.build(tower(), catalog(5))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"has 'notes.txt'; give a new or empty folder"):
         index.save(tmp_path / "other")
+    with pytest.raises(OSError, match="notes.txt/below: not made .*; give a folder in one that can be written to"):
+        index.save(tmp_path / "other" / "notes.txt" / "below")
     with pytest.raises(FileNotFoundError, match="does not exist; give the folder of an index"):
         Index.load(tmp_path / "other")
     index.save(tmp_path / "index")

@@ -40,6 +40,17 @@ def test_users_with_fewer_items_have_none_at_the_end_with_any_blend(stages):
         assert (probabilities[0] > 0).tolist() == [True, True, False, False, False]
 
 
+def test_what_is_no_index_or_no_model_is_refused(stages):
+    index, ranker = stages
+    with pytest.raises(TypeError, match=r"^recommend: index='items' must be a kd.retrieval.Index; use Index.load\(path, model\)"):
+        kd.retrieval.recommend("items", ranker, USERS, 5, candidates=12)
+    with pytest.raises(TypeError, match=r"^recommend: ranker='dlrm.keras' must be a model of kd.models"):
+        kd.retrieval.recommend(index, "dlrm.keras", USERS, 5, candidates=12)
+    other = kd.models.FM(kd.Schema(categorical=[kd.Categorical("hour", 24)]), 4)
+    with pytest.raises(ValueError, match=r"ranker has the column 'hour'.* columns are some of .*\['user', 'item'\]"):
+        kd.retrieval.recommend(index, other, USERS, 5, candidates=12)
+
+
 @pytest.mark.parametrize("blend", [-0.1, float("nan"), float("inf"), "a"])
 def test_blend_that_is_no_weight_is_refused(stages, blend):
     index, ranker = stages

@@ -1,6 +1,7 @@
 """The best items for the users of files, in Python and on the command line."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -83,3 +84,17 @@ def test_columns_of_the_same_name_and_an_index_without_its_model_are_refused(fol
         kd.scoring.recommend_files(index, ROWS.drop("user"), **options)
     assert not (tmp_path / "out.csv").exists()
     assert kd.scoring.recommend_files(index, ROWS, k=50, **options).rows == 40 * 11
+
+
+def test_texts_of_ids_to_leave_out_may_have_spaces_and_nothing_but_ids(tmp_path):
+    schema = kd.Schema(categorical=[kd.Categorical("user", 10), kd.Categorical("item", 20)])
+    index = kd.retrieval.Index.build(kd.models.TwoTower(schema, ["user"], ["item"], 4, 4, seed=0), {"item": [3, 5, 7]})
+    options = {"preprocessor": None, "k": 3, "exclude_column": "seen", "id_columns": ["seen"]}
+    rows = {"user": [1] * 4, "seen": ["3|5", " 3 | 5 ", "3||5|", ""]}
+    kd.scoring.recommend_files(index, pl.DataFrame(rows), output=tmp_path / "out.parquet", **options)
+    items = pl.read_parquet(tmp_path / "out.parquet")["item"].to_list()
+    assert items[:3] == [7, 7, 7] and sorted(items[3:]) == [3, 5, 7]
+    for text in ("3, 5", "[3, 5]", "3.0|5", "3|x"):
+        with pytest.raises(ValueError, match=f"column 'seen' has '{re.escape(text)}'; the ids of this index are whole numbers"):
+            kd.scoring.recommend_files(index, pl.DataFrame({"user": [1], "seen": [text]}), output=tmp_path / "no.csv", **options)
+    assert not (tmp_path / "no.csv").exists()

@@ -1,6 +1,7 @@
 """Codebooks of content vectors: residual k-means on a sample of different vectors, codes of vectors, and their statistics."""
 
 import base64
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,10 @@ class CodebookFit:
         self._vectors = np.concatenate([self._vectors, kept])[first[: self._sample]]
 
     def state(self) -> dict[str, Any]:
-        """The codebooks and their statistics, as JSON values."""
+        """The codebooks and their statistics, as JSON values; a warning where no vector was there to learn them from."""
+        if not len(self._vectors):
+            what = f"SemanticIds {self.column.name!r}: the training part has no vector of finite float32 numbers"
+            warnings.warn(f"{what} in {self.column.of!r}, so every code is missing; see that column.", stacklevel=2)
         residual, books = self._vectors.astype(np.float64), []
         for level in range(self.column.hotness):
             books.append(kmeans(residual, int(self.column.codes or 1), np.random.default_rng(level)).astype(np.float32))

@@ -54,6 +54,12 @@ class IndexInGraph(tf.Module):
         """Rows → ids, -1 or "" for rows of -1."""
         return tf.where(rows < 0, tf.constant(self._none, self.ids.dtype), tf.gather(self.ids, tf.maximum(rows, 0)))
 
+    def _without(self, queries: Any, exclude: Any, k: int) -> search.Best:
+        """The k best rows for user vectors (B, D), without those of the ids `exclude` (B, n)."""
+        message = "exclude has another number of rows than there are users; give a list of ids for each, which may be empty."
+        with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(exclude)[0], tf.shape(queries)[0], message)]):
+            return self.best(queries, self.rows(tf.identity(exclude)), k)
+
     def best(self, queries: Any, hidden: Any, k: int) -> search.Best:
         """The k best rows for user vectors (B, D), without the `hidden` ones (B, n)."""
         known = tf.where(tf.math.is_finite(queries), queries, 0.0)
@@ -85,7 +91,7 @@ class IndexInGraph(tf.Module):
 
     def retrieve(self, vectors: Any, exclude: Any, k: int) -> dict[str, Any]:
         """The answer of `retrieve`: ids (B, k), and scores (B, k), the lowest float32 where there is no item."""
-        best = self.best(vectors, self.rows(exclude), k)
+        best = self._without(vectors, exclude, k)
         # JSON has no infinity.
         scores = tf.where(best.rows < 0, np.finfo(np.float32).min, best.scores / self._temperature)
         return {"ids": self.named(best.rows), "scores": scores}
@@ -95,7 +101,7 @@ class IndexInGraph(tf.Module):
         probabilities: Callable[[Batch], Any], schema: Any,
     ) -> dict[str, Any]:  # fmt: skip
         """The answer of `recommend`: ids (B, k) and probabilities (B, k), 0 where there is no item."""
-        best = self.best(vectors, self.rows(exclude), candidates)
+        best = self._without(vectors, exclude, candidates)
         rows, scores = best.rows, best.scores / self._temperature
         chances = tf.reshape(probabilities(self._pairs(users, rows, candidates, schema)), [-1, candidates])
         by = blended(tf.math, chances, tf.where(rows < 0, 0.0, scores), blend) if blend else chances

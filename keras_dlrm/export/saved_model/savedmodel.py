@@ -118,7 +118,6 @@ def savedmodel(
             check_same("savedmodel", model.schema, preprocessor.schema)
         if warm_up and not can_warm_up:
             raise ImportError("savedmodel: warm_up=True needs tensorflow-serving-api; pip install 'keras-dlrm[serving]'.")
-        stored = [StoredTables(each, tables, prune) for each in (model, ranker) if each is not None]
         if ranker is not None and index is None:
             raise ValueError("savedmodel: ranker=… scores the candidates of an index; give index=…, too.")
         stages = None if index is None else TwoStages(index, ranker, k, candidates, blend)
@@ -126,6 +125,7 @@ def savedmodel(
             stages.check(model)
         if ranker is not None:
             require_finite("savedmodel", ranker)
+        stored = [StoredTables(each, tables, prune) for each in (model, ranker) if each is not None]
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"savedmodel: {directory} is a file; give the folder of the versions.")
