@@ -46,6 +46,7 @@ def test_every_command_has_help_with_examples(name: str) -> None:
         assert f"keras-dlrm {' '.join(path)}" in text.split("Example")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.neutral
 def test_a_schema_is_inferred_printed_and_used(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

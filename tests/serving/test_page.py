@@ -11,6 +11,7 @@ from selenium.webdriver.support.ui import Select  # noqa: E402
 
 # Selenium and a browser that goes away leave sockets behind.
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.neutral,
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

@@ -40,7 +40,7 @@ class Part:
         return getattr(self._split, name)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES[:3], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[3:])])
 def test_means_become_click_rates_and_ranks_stay(name, tmp_path):
     model = MODELS[name].make()
     part = Part(model.schema, tmp_path / "log")

@@ -46,6 +46,7 @@ def test_predictions_keep_the_order_of_batches_that_workers_read(options):
     assert len(np.unique(expected)) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "steps"), [(Batches, None), (Batches, 10), (Endless, 10)])
 def test_a_model_that_is_built_from_the_first_batch_trains_on_those_of_workers_as_without_them(data, steps):
     def trained(**options):

@@ -70,6 +70,7 @@ def test_restarts_are_counted(tmp_path):
     assert notes(tmp_path).count("chief-0") == 3
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_before_it_gives_any_sign_of_life_is_started_again(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(cluster, "_STARTS", 3.0)
     then = (  # the others beat as heartbeats do
