@@ -96,7 +96,7 @@ def tensorflow_programs(tmp_path_factory) -> Iterator[Path]:
 
 
 def _programs(backend: str) -> Any:
-    """The same on another backend; what they start on TensorFlow, such as exports, has that imported, too."""
+    """Fixture of the same on another backend; what they start on TensorFlow, such as exports, has that imported, too."""
 
     @pytest.fixture(scope="session", name=f"{backend}_programs")
     def programs_of(tmp_path_factory, tensorflow_programs) -> Iterator[Path]:

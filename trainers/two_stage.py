@@ -65,10 +65,12 @@ def main(schema_file, label, files, user, item, catalog, output, k, candidates, 
 
     def indexed(model):
         with row_progress("index") as progress:
-            report = lambda done, total: progress(done, total, "index")  # noqa: E731
-            return kd.retrieval.Index.build(model, catalog, preprocessor=log.preprocessor, progress=report)
+            return kd.retrieval.Index.build(
+                model, catalog, preprocessor=log.preprocessor, progress=lambda done, total: progress(done, total, "index")
+            )
 
-    indexed(tower)  # a wrong catalog is told before the training
+    if not (output / "tower.keras").exists():
+        indexed(tower)  # a wrong catalog is told before the training
     tower = trained(tower, log, output / "tower.keras")
     index = indexed(tower)
     index.save(output / "items")

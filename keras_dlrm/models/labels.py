@@ -51,9 +51,10 @@ class Range:
 _PROBABILITY = Range(
     0.0, 1.0, "a binary cross-entropy needs labels in [0, 1]. Make 0 of no click and 1 of a click, and drop rows without a label."
 )
-_OWN = (ESMM, InBatchSoftmax)
 _FINITE = Range(-np.finfo("f8").max, np.inf, "labels must be finite numbers. Drop rows without a label.")
 _WEIGHT = Range(0.0, np.inf, "sample weights must be finite numbers >= 0. Give 0 to rows that shall not count.")
+# Losses of this package that take labels as a cross-entropy does.
+_OWN = (ESMM, InBatchSoftmax)
 
 
 class Checks:
@@ -116,7 +117,7 @@ class Checks:
         except (KeyError, IndexError, TypeError):
             # One loss for all, or which one it is cannot be seen here.
             losses = keras.tree.flatten(self._loss)
-        functions = [type(loss) if isinstance(loss, _OWN) else function_of(loss) for loss in losses]
+        functions = [type(loss) if type(loss) in _OWN else function_of(loss) for loss in losses]
         if not functions or None in functions:
             return None
         allowed = _PROBABILITY if all(each in (*CROSS_ENTROPIES, *_OWN) for each in functions) else _FINITE

@@ -88,6 +88,7 @@ def check_place(folder: Path) -> None:
 
 
 def _make(folder: Path) -> None:
+    """Make the folder, if it is not there; an error that names it where that cannot be."""
     if folder.is_file():
         raise FileExistsError(f"{folder} is a file; give a folder.")
     try:

@@ -10,7 +10,7 @@ from keras import ops
 from keras_dlrm.metrics.ranking import retrieval_scores
 from keras_dlrm.retrieval import search
 from keras_dlrm.schema.columns import PADDING
-from keras_dlrm.support.arguments import integer, shown
+from keras_dlrm.support.arguments import integer, is_list, shown
 
 # At most so many scores in memory; a search has four arrays of their size, 64 MiB.
 _USERS, _ITEMS = 128, 32768
@@ -136,10 +136,10 @@ def _vectors(name: str, values: Any) -> np.ndarray:
 
 def _check_lists(who: str, name: str, lists: Any, users: int | None = None) -> None:
     """Error unless there is a collection for each user."""
-    if not isinstance(lists, Collection) or isinstance(lists, (str, bytes)):
+    if not (is_list(lists) and isinstance(lists, Collection)):
         raise TypeError(f"{who}: {name}={shown(lists)} must have a list of rows for each user.")
     for i, each in enumerate(lists):
-        if not isinstance(each, Collection) or isinstance(each, (str, bytes)) or getattr(each, "shape", None) == ():
+        if not (is_list(each) and isinstance(each, Collection)):
             raise TypeError(f"{who}: {name}[{i}] is {shown(each)}; give a list of rows for each user.")
     if users is not None and len(lists) != users:
         raise ValueError(f"{who}: {name} has {len(lists)} entries for {users} users; give one for each.")

@@ -175,7 +175,7 @@ class Index:
         if self.model is None:
             raise ValueError(f"{who}: the index was loaded without its model; use Index.load(path, model).")
         if not isinstance(users, Mapping) or not users:
-            kind = "an empty dict" if isinstance(users, Mapping) else f"{type(users).__name__}"
+            kind = "an empty dict" if isinstance(users, Mapping) else type(users).__name__
             raise TypeError(f"{who}: users must be a packed batch of the model's schema, not {kind}; use schema.pack.")
         steps = _steps(self.model)
         if steps != self._steps:
@@ -319,7 +319,7 @@ def _check_model(who: str, model: Any) -> None:
 
 
 def _steps(model: Any) -> tuple[int, int] | None:
-    """What changes with each step of training: which optimizer a model has, and how many steps that has made."""
+    """A model's optimizer and its number of steps, one of which is another one after a step of training."""
     optimizer = getattr(model, "optimizer", None)
     return None if optimizer is None else (id(optimizer), int(ops.convert_to_numpy(optimizer.iterations)))
 

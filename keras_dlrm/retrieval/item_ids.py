@@ -1,14 +1,13 @@
 """Ids of items, whole numbers or texts, and their rows in an index."""
 
 import itertools
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from keras_dlrm.schema.columns import PADDING
-from keras_dlrm.support.arguments import shown
+from keras_dlrm.support.arguments import is_list, shown
 
 #: Id of a place for which there is no item, by the type of the ids.
 NO_ID = {pl.Int64: PADDING, pl.String: ""}
@@ -31,7 +30,7 @@ def id_series(who: str, name: str, values: Any) -> pl.Series:
     >>> id_series("example", "ids", ["a", None]).to_list(), id_series("example", "ids", np.array([3])).dtype
     (['a', None], Int64)
     """
-    if not _is_list(values):
+    if not is_list(values):
         raise TypeError(f"{who}: {name}={shown(values)} must be a list or an array of ids.")
     if isinstance(values, (set, frozenset)):
         values = list(values)
@@ -53,11 +52,6 @@ def id_series(who: str, name: str, values: Any) -> pl.Series:
         return series.set(series == PADDING, None)
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{who}: {name} reach {series.max()!r}; the largest id can be {2**63 - 1}. Use texts.") from error
-
-
-def _is_list(values: Any) -> bool:
-    one = isinstance(values, (str, bytes, Mapping)) or getattr(values, "shape", None) == ()
-    return isinstance(values, Iterable) and not one
 
 
 class ItemIds:
@@ -87,11 +81,11 @@ class ItemIds:
 
         `TypeError` for ids of another type, and where they are no lists.
         """
-        if not _is_list(ids):
+        if not is_list(ids):
             raise TypeError(f"{who}: {name}={shown(ids)} must have a list of ids for each user, (B, n).")
         lists = []
         for i, each in enumerate(ids):
-            if each is not None and not _is_list(each):
+            if each is not None and not is_list(each):
                 raise TypeError(f"{who}: {name}[{i}] is {shown(each)}; give a list of ids for each user, (B, n).")
             lists.append(np.asarray([*each] if isinstance(each, (set, frozenset)) else each).reshape(-1).tolist())
         lengths = np.array([len(each) for each in lists], np.int64)

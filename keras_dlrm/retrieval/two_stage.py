@@ -84,13 +84,12 @@ def check_ranker(who: str, schema: Schema, ranker: Any) -> None:
     dense = {column.name: column for column in schema.dense}
     sparse = {column.name: column for column in schema.categorical}
     fix = f"give a ranker whose columns are some of those of the index's model, {[*dense, *sparse]}, or crosses of these"
-    for column, names in [*((c, dense) for c in its.dense), *((c, sparse) for c in own(its.categorical))]:
-        if column.name not in names:
-            raise ValueError(f"{who}: ranker has the column {column.name!r}, which the index's model has not; {fix}.")
-    known = schema.with_columns(
-        [dense[column.name] for column in its.dense], [sparse[column.name] for column in own(its.categorical)]
-    )
-    check_same(f"{who}: ranker", its.with_columns(its.dense, own(its.categorical)), known, fix=fix)
+    its_dense, its_sparse = its.dense, own(its.categorical)
+    missing = [c.name for c in its_dense if c.name not in dense] + [c.name for c in its_sparse if c.name not in sparse]
+    if missing:
+        raise ValueError(f"{who}: ranker has the column {missing[0]!r}, which the index's model has not; {fix}.")
+    known = schema.with_columns([dense[c.name] for c in its_dense], [sparse[c.name] for c in its_sparse])
+    check_same(f"{who}: ranker", its.with_columns(its_dense, its_sparse), known, fix=fix)
 
 
 def ranked(

@@ -4,8 +4,7 @@ from keras_dlrm.schema.columns import Categorical, Dense
 from keras_dlrm.schema.schema import Schema
 
 SIZES = ("vocabulary_size", "hotness", "hashed", "oov", "oov_rows", "crossed", "open")
-
-
+# What to do where the log is another one.
 _LOG = (
     "take the data and the preprocessor of the log that the model was trained on (kd.models.grow makes a model follow a grown "
     "vocabulary)"

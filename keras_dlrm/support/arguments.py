@@ -4,7 +4,7 @@ import math
 import operator
 import os
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,18 @@ def choice(who: str, field: str, value: Any, options: Sequence[str]) -> None:
     """`ValueError` naming the argument unless it is one of the options."""
     if not isinstance(value, str) or value not in options:
         raise ValueError(f"{who}: {field}={shown(value)} is unknown; use one of {options}.")
+
+
+def is_list(value: Any) -> bool:
+    """Whether a value is many values, such as a list, a set or an array: no text, no mapping, no array without a dimension.
+
+    Example:
+
+    >>> is_list([3]), is_list({3}), is_list("3"), is_list({"a": 3}), is_list(np.array(3))
+    (True, True, False, False, False)
+    """
+    one = isinstance(value, (str, bytes, Mapping)) or getattr(value, "shape", None) == ()
+    return not one and (isinstance(value, Iterable) or hasattr(value, "__array__"))
 
 
 def widths(who: str, field: str, values: Any) -> list[int]:

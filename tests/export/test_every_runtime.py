@@ -70,6 +70,7 @@ def trained(request, tmp_path_factory):
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["backend"] == request.param
+    told["path"] = Path(told["path"])
     told["raw"]["tags"] = [[*tags, ""][:2] for tags in told["raw"]["tags"]]
     return told, folder
 
@@ -100,20 +101,20 @@ def test_the_loader_of_tensorflow_1_without_keras(trained):
 
 def test_a_c_program(trained):
     told, _ = trained
-    equal(c_program(Path(told["path"]), arrays(told)), told["expected"]["packed"])
+    equal(c_program(told["path"], arrays(told)), told["expected"]["packed"])
 
 
 def test_saved_model_cli_shows_scans_and_runs_it(trained, tensorflow_programs, tmp_path):
     told, _ = trained
-    base, where = ["--dir", told["path"], "--tag_set", "serve"], {"programs": tensorflow_programs, "folder": tmp_path}
+    base, where = ["--dir", str(told["path"]), "--tag_set", "serve"], {"programs": tensorflow_programs, "folder": tmp_path}
     shown = saved_model_cli("show", *base, "--signature_def", "serving_default", **where)
     assert "inputs['sparse'] tensor_info:\n      dtype: DT_INT64\n      shape: (-1, 5)" in shown
     assert "does not contain the default denylisted ops" in saved_model_cli("scan", *base, **where)
-    equal(cli_run(Path(told["path"]), arrays(told), tensorflow_programs, tmp_path), told["expected"]["packed"])
+    equal(cli_run(told["path"], arrays(told), **where), told["expected"]["packed"])
 
 
 def test_classify_and_regress_are_named_for_tensorflow_serving(trained):
-    path = Path(trained[0]["path"])
+    path = trained[0]["path"]
     methods = {name: signature(path, name).method_name for name in ("classify", "regress", "serving_default")}
     assert methods == {
         "classify": "tensorflow/serving/classify",
@@ -125,7 +126,7 @@ def test_classify_and_regress_are_named_for_tensorflow_serving(trained):
 def test_only_operations_of_stock_tensorflow_are_in_the_graph(trained):
     from tensorflow.python.framework import op_def_registry
 
-    (graph,) = saved(Path(trained[0]["path"])).meta_graphs
+    (graph,) = saved(trained[0]["path"]).meta_graphs
     used = {node.op for node in graph.graph_def.node}
     used |= {node.op for f in graph.graph_def.library.function for node in f.node_def}
     functions = {f.signature.name for f in graph.graph_def.library.function}

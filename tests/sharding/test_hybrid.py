@@ -29,7 +29,7 @@ IN_BATCH = [
 CASES += IN_BATCH
 OPEN = {} if keras.backend.backend() == "jax" else {"rule": "Adagrad", "open": {"rows": 32}}  # which JAX refuses
 CASES += [{"kinds": MIXED, "uneven": True, **OPEN}] if OPEN else []
-# Compiled twice each, the others are for `make soak`.
+# Compiled twice each, the others are for `make soak`. Uniform negatives have no ids of open vocabularies.
 COMPILED = CASES if keras.backend.backend() == "torch" else [CASES[1], CASES[4], {**IN_BATCH[1 if OPEN else 0], **OPEN}]
 MORE = [
     {"kinds": "row_wise", "rule": "RowwiseAdagrad"},

@@ -12,13 +12,14 @@ inside a graph.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from keras_dlrm.support.arguments import is_list
 from keras_dlrm.support.values import as_list, is_missing, is_number
 
 # Patterns that Polars and TensorFlow read the same way; digits are those of any script. Of a whole number, the groups stay.
@@ -138,8 +139,7 @@ def column(name: str, values: Any) -> pl.Series:
     >>> column("u", np.ma.array([3, 4], mask=[True, False])).to_list()
     [None, 4]
     """
-    one = isinstance(values, (str, bytes, Mapping, Set)) or getattr(values, "shape", None) == ()
-    if one or not (isinstance(values, Iterable) or hasattr(values, "__array__")):
+    if isinstance(values, Set) or not is_list(values):  # a set has no order of rows
         fix = "give a sequence, one entry a row, such as [3.5]"
         raise TypeError(f"column {name!r} is {values!r:.60}, a {type(values).__name__}; {fix}.")
     if isinstance(values, pl.Series):
